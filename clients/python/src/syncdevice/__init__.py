@@ -1,0 +1,34 @@
+"""Device SDK of Syncserver: the application writes plain SQL to its own SQLite file, and `sync()` does the rest."""
+
+__version__ = "0.1.0"
+
+from syncdevice.errors import (
+    Busy,
+    DeviceRevoked,
+    EnrollmentRefused,
+    NotEnrolled,
+    NotReachable,
+    ProtocolError,
+    Refused,
+    SyncError,
+)
+from syncdevice.replica import Replica, group
+from syncdevice.reports import Change, Outcome, Progress, Status, SyncReport
+
+__all__ = [
+    "Busy",
+    "Change",
+    "DeviceRevoked",
+    "EnrollmentRefused",
+    "NotEnrolled",
+    "NotReachable",
+    "Outcome",
+    "Progress",
+    "ProtocolError",
+    "Refused",
+    "Replica",
+    "Status",
+    "SyncError",
+    "SyncReport",
+    "group",
+]

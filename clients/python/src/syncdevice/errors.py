@@ -1,0 +1,61 @@
+"""Everything the SDK raises. Each message says what to do next."""
+
+
+class SyncError(Exception):
+    """Base of all. Nothing that the user entered is lost by any of them, except that a wipe deletes the file."""
+
+
+class NotReachable(SyncError):
+    """No answer in the time allowed, or the server was too busy. Work goes on offline; call `sync()` again later.
+
+    `retry_after`: seconds that the server asked to wait, where it did.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Busy(SyncError):
+    """Another process syncs this file, or an application's transaction holds it. Call again later."""
+
+
+class NotEnrolled(SyncError):
+    """The file is no replica yet: `Replica.enroll()` makes one."""
+
+
+class EnrollmentRefused(SyncError):
+    """The code is wrong, used or expired. Ask an administrator for a new one."""
+
+
+class DeviceRevoked(SyncError):
+    """An administrator revoked this device. `wiped`: the local file was deleted, as the administrator asked."""
+
+    def __init__(self, message: str, wiped: bool) -> None:
+        super().__init__(message)
+        self.wiped = wiped
+
+
+class Refused(SyncError):
+    """The server refuses the request, and would refuse it again. `status`: HTTP; `code`: the server's stable code."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"the server refused the request: {detail} ({status} {code})")
+        self.status = status
+        self.code = code
+
+
+class TokenExpired(Refused):
+    """The server no longer knows how far this device has read. `sync()` handles it: push, then load afresh."""
+
+
+class BatchTooLarge(Refused):
+    """The pushed batch is over a limit of the server. `sync()` handles it: smaller batches."""
+
+
+class ProtocolError(SyncError):
+    """The server's answer is not of protocol version 1: check the URL, or upgrade the SDK or the server."""
+
+
+class SchemaMoved(ProtocolError):
+    """A page has an entity or a field that the replica does not. `sync()` handles it: upgrade the tables, load afresh."""

@@ -1,0 +1,62 @@
+"""Pull: pages from the server, read ahead in a thread, staged, and moved into the tables when the run is whole."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from syncdevice.database import State, immediate, set_state
+from syncdevice.errors import ProtocolError, SchemaMoved, TokenExpired
+from syncdevice.reports import Change, Progress
+from syncdevice.stage import Stage
+from syncdevice.transport import Page, Transport
+
+
+def pull_changes(
+    conn: sqlite3.Connection,
+    path: str,
+    transport: Transport,
+    state: State,
+    now: Callable[[], str],
+    progress: Callable[[Progress], None],
+    wait: int = 0,
+) -> dict[str, Change]:
+    """Pull to the end and apply it all at once. What was staged is kept when the network fails, for the next time.
+
+    Raises TokenExpired (the token is forgotten then) and SchemaMoved.
+    """
+    stage = Stage(conn, path, state.entities, state.token)
+    try:
+        for page in read_ahead(transport, stage.token, wait):
+            try:
+                stage.lay(json.loads(page.body)["changes"], page.token, last=not page.has_more)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ProtocolError("a page is not of protocol version 1: upgrade the application") from error
+            progress(Progress("pull", stage.rows))
+        if stage.rows or state.token is None:
+            progress(Progress("apply", 0, stage.rows))
+            return stage.merge(now())
+        with immediate(conn):
+            set_state(conn, token=stage.token, token_at=now(), last_sync_at=now())
+        return {}
+    except (TokenExpired, SchemaMoved) as error:
+        stage.discard()
+        if isinstance(error, TokenExpired):
+            with immediate(conn):
+                set_state(conn, token=None)
+        raise
+    finally:
+        stage.close()
+
+
+def read_ahead(transport: Transport, token: str | None, wait: int) -> Iterator[Page]:
+    """The pages from `token` to the end of the run. While one is being used, the next one is on its way."""
+    with ThreadPoolExecutor(1, "syncdevice-pull") as pool:
+        coming = pool.submit(transport.pull, token, wait)
+        while True:
+            page = coming.result()
+            if not page.has_more:
+                yield page
+                return
+            coming = pool.submit(transport.pull, page.token)
+            yield page

@@ -1,0 +1,261 @@
+"""The replica: what an application uses."""
+
+import json
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+
+import httpx
+
+from syncdevice import database
+from syncdevice.database import State
+from syncdevice.errors import DeviceRevoked, NotEnrolled, ProtocolError, SchemaMoved, TokenExpired
+from syncdevice.pull import pull_changes
+from syncdevice.push import pending, push_outbox
+from syncdevice.reports import Change, Outcome, Progress, Status, SyncReport, age
+from syncdevice.transport import RETRY_TOTAL_SECONDS, Transport, http_date
+
+OnProgress = Callable[[Progress], None]
+OnChange = Callable[[dict[str, Change]], None]
+
+APP_BUSY_SECONDS = 10.0
+FRESH_STARTS_MAX = 3
+
+
+def _now() -> str:
+    return http_date(datetime.now(UTC))
+
+
+@contextmanager
+def group(conn: sqlite3.Connection) -> Iterator[str]:
+    """What is written to `conn` inside takes effect on the server all together or not at all.
+
+    Opens a write transaction and commits it (rolls it back on an exception); joins the one that is open, whose
+    owner then commits. Gives the group's id. A group within a group is the outer one. Keep it below 1,000 rows.
+    """
+    own = not conn.in_transaction
+    if own:
+        conn.execute("BEGIN IMMEDIATE")
+    try:
+        (outer,) = conn.execute('SELECT "group" FROM "_sync_state"').fetchone()
+        name = outer or str(uuid.uuid4())
+        conn.execute('UPDATE "_sync_state" SET "group" = ?', (name,))
+        try:
+            yield name
+        finally:
+            if conn.in_transaction:
+                conn.execute('UPDATE "_sync_state" SET "group" = ?', (outer,))
+    except BaseException:
+        if own and conn.in_transaction:
+            conn.rollback()
+        raise
+    if own:
+        conn.commit()
+
+
+class Replica:
+    """A device's SQLite file. The application reads and writes its tables with plain SQL at any time, also during a sync.
+
+    Holds no connection: every call opens its own, so one object may be used from many threads.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        http: httpx.BaseTransport | None = None,
+        retry_seconds: float = RETRY_TOTAL_SECONDS,
+    ) -> None:
+        """Raises NotEnrolled where `path` is no replica. `retry_seconds`: how long one request is tried again.
+
+        `http` replaces the network (a proxy, a client certificate, a test).
+        """
+        self.path = os.fspath(path)
+        self._http, self._retry_seconds = http, retry_seconds
+        if not os.path.exists(self.path):
+            raise NotEnrolled(f"{self.path} is not there: enroll the device first")
+        with closing(database.connect(self.path)) as conn:
+            database.read_state(conn)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Replica":
+        """The replica at `path`, as `Replica(path)`."""
+        return cls(path)
+
+    @classmethod
+    def enroll(
+        cls,
+        url: str,
+        code: str,
+        path: str | os.PathLike[str],
+        *,
+        name: str,
+        platform: str = "python",
+        app_version: str = "",
+        http: httpx.BaseTransport | None = None,
+        retry_seconds: float = RETRY_TOTAL_SECONDS,
+    ) -> "Replica":
+        """Make the file at `path` the replica of a new device. No rows yet: `sync()` loads them.
+
+        A file that is a replica already is enrolled anew: its waiting edits stay and are pushed by the new device.
+        Raises EnrollmentRefused, NotReachable. When only making the tables fails, the next `sync()` makes them.
+        """
+        path = os.fspath(path)
+        database.create_private(path)
+        request = {"code": code, "name": name, "platform": platform, "app_version": app_version}
+        with database.locked(path, 30.0), closing(database.connect(path)) as conn:
+            with closing(Transport(url, http=http, retry_seconds=retry_seconds)) as transport:
+                answer = transport.enroll(request)
+            database.save_enrolment(conn, url, name, answer)
+            with closing(Transport(url, answer["token"], http=http, retry_seconds=retry_seconds)) as transport:
+                _refresh_schema(conn, transport, None)
+        return cls(path, http=http, retry_seconds=retry_seconds)
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection for the application, as `sqlite3.connect(path)` with a time to wait for other writers."""
+        conn = sqlite3.connect(self.path, timeout=APP_BUSY_SECONDS)
+        conn.execute("PRAGMA synchronous = NORMAL")
+        return conn
+
+    group = staticmethod(group)
+
+    def sync(
+        self,
+        progress: OnProgress | None = None,
+        on_change: OnChange | None = None,
+        *,
+        wait: int = 0,
+        lock_wait: float = 0.0,
+    ) -> SyncReport:
+        """Push until the outbox is empty, then pull to the end. What is pulled appears all at once.
+
+        `progress` and `on_change` are called in this thread, `on_change` after the commit of what it tells. `wait`: with
+        nothing to pull, stay up to so many seconds (60 at most) for something. `lock_wait`: seconds to wait for another sync.
+        Safe to kill at any moment. Raises Busy, NotReachable, DeviceRevoked, Refused, ProtocolError; edits are kept.
+        """
+        started = time.monotonic()
+        report = SyncReport()
+        tell = progress or (lambda _: None)
+
+        def changed(changes: dict[str, Change]) -> None:
+            report.upserted += sum(c.upserted for c in changes.values())
+            report.deleted += sum(c.deleted for c in changes.values())
+            if changes and on_change:
+                on_change(changes)
+
+        with database.locked(self.path, lock_wait):
+            try:
+                with closing(database.connect(self.path)) as conn:
+                    state = database.read_state(conn)
+                    transport = Transport(
+                        state.url, state.device_token, http=self._http, retry_seconds=self._retry_seconds
+                    )
+                    with closing(transport):
+                        self._sync(conn, transport, report, tell, changed, wait)
+            except DeviceRevoked as error:
+                if error.wiped:
+                    database.remove_files(self.path)
+                raise
+        report.seconds = time.monotonic() - started
+        return report
+
+    def _sync(
+        self,
+        conn: sqlite3.Connection,
+        transport: Transport,
+        report: SyncReport,
+        tell: OnProgress,
+        changed: Callable[[dict[str, Change]], None],
+        wait: int,
+    ) -> None:
+        for start in range(FRESH_STARTS_MAX):
+            state = database.read_state(conn)
+            if state.schema is not None:
+                self._push(conn, transport, state, report, tell, changed)
+            # On a fresh start the server's schema is asked for whatever our ETag says: a page may have told it moved.
+            report.schema_changed |= _refresh_schema(conn, transport, None if start else state.schema_etag)
+            state = database.read_state(conn)
+            report.reloaded |= state.token is None
+            try:
+                changed(pull_changes(conn, self.path, transport, state, _now, tell, wait))
+            except (TokenExpired, SchemaMoved):
+                if start + 1 == FRESH_STARTS_MAX:
+                    raise
+            else:
+                return
+        raise ProtocolError("the server refuses every token that it gives: tell its administrator")
+
+    def _push(
+        self,
+        conn: sqlite3.Connection,
+        transport: Transport,
+        state: State,
+        report: SyncReport,
+        tell: OnProgress,
+        changed: Callable[[dict[str, Change]], None],
+    ) -> None:
+        waiting, oldest = pending(conn)
+        transport.client_note = f"; pending={waiting}" + (f"; oldest={oldest}" if oldest else "")
+
+        def on_batch(done: int, corrected: dict[str, Change]) -> None:
+            left, oldest = pending(conn)
+            transport.client_note = f"; pending={left}" + (f"; oldest={oldest}" if oldest else "")
+            tell(Progress("push", done, done + left))
+            changed(corrected)
+
+        statuses = push_outbox(conn, transport, state.entities, _now, on_batch)
+        report.pushed += statuses.total()
+        for status in statuses.keys() - {"applied"}:
+            report.outcomes[status] = report.outcomes.get(status, 0) + statuses[status]
+
+    def status(self) -> Status:
+        """Where the replica stands, without the network."""
+        with closing(database.connect(self.path)) as conn:
+            state = database.read_state(conn)
+            made = state.schema is not None
+            count, oldest = pending(conn) if made else (0, None)
+            (outcomes,) = conn.execute('SELECT count(*) FROM "_sync_outcome"').fetchone() if made else (0,)
+            rows = {n: conn.execute(f"SELECT count(*) FROM {database.quote(n)}").fetchone()[0] for n in state.entities}
+        return Status(
+            path=self.path,
+            url=state.url,
+            device=state.device,
+            name=state.device_name,
+            scopes=state.scopes,
+            schema=json.loads(state.schema)["schema"] if state.schema else None,
+            pending=count,
+            oldest=oldest,
+            outcomes=outcomes,
+            last_sync_at=state.last_sync_at,
+            token_age=age(state.token_at, datetime.now(UTC)) if state.token else None,
+            loaded=state.token is not None,
+            rows=rows,
+        )
+
+    def outcomes(self, status: str | None = None) -> list[Outcome]:
+        """What was not simply applied, oldest first: all, or those with one status (merged, conflict, rejected).
+
+        They stay until the application deletes them: `DELETE FROM _sync_outcome WHERE id = …`.
+        """
+        query = (
+            'SELECT "id", "entity", "row", "op", "status", "set", "add", "errors", "conflict", "server_row", "made_at",'
+            ' "received_at" FROM "_sync_outcome" WHERE ?1 IS NULL OR "status" = ?1 ORDER BY "seq"'
+        )
+        with closing(database.connect(self.path)) as conn:
+            rows = conn.execute(query, (status,)).fetchall()
+        outcomes = []
+        for *head, entered, added, errors, conflict, server, made, received in rows:
+            loaded = [json.loads(text) if text else None for text in (entered, added, errors)]
+            server_row = json.loads(server) if server else None
+            outcomes.append(Outcome(*head, loaded[0], loaded[1], loaded[2] or [], conflict, server_row, made, received))
+        return outcomes
+
+
+def _refresh_schema(conn: sqlite3.Connection, transport: Transport, etag: str | None) -> bool:
+    """Bring the tables to the server's schema. True where that means to load everything anew."""
+    answer = transport.schema(etag)
+    return database.install(conn, *answer) if answer else False

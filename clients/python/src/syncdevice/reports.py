@@ -1,0 +1,79 @@
+"""What the SDK tells its application: plain values."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sync is. `done` counts mutations (push) or rows (pull, apply); `total` is None where nobody knows it."""
+
+    phase: Literal["push", "pull", "apply"]
+    done: int
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a sync changed in one entity's table. The ids are None where there are more than 10,000: read the table."""
+
+    upserted: int
+    deleted: int
+    upserted_ids: tuple[str, ...] | None = ()
+    deleted_ids: tuple[str, ...] | None = ()
+
+
+@dataclass
+class SyncReport:
+    """The result of one `sync()`. `outcomes` counts the statuses other than `applied`; see `Replica.outcomes()`."""
+
+    pushed: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    upserted: int = 0
+    deleted: int = 0
+    reloaded: bool = False
+    schema_changed: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutation that was not simply applied. `entered` and `added` are what the user had written."""
+
+    id: str
+    entity: str
+    row: str
+    op: str
+    status: str
+    entered: dict[str, Any] | None
+    added: dict[str, str] | None
+    errors: list[dict[str, Any]]
+    conflict: str | None
+    server_row: dict[str, Any] | None
+    made_at: str
+    received_at: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A replica at a glance. Times are RFC 3339 in UTC; `token_age` is in seconds."""
+
+    path: str
+    url: str
+    device: str
+    name: str | None
+    scopes: list[str]
+    schema: str | None
+    pending: int
+    oldest: str | None
+    outcomes: int
+    last_sync_at: str | None
+    token_age: float | None
+    loaded: bool
+    rows: dict[str, int]
+
+
+def age(since: str | None, now: datetime) -> float | None:
+    """Seconds from `since` (RFC 3339) to `now` (aware), or None."""
+    return None if since is None else (now - datetime.fromisoformat(since)).total_seconds()

@@ -1,0 +1,153 @@
+"""Who is calling: devices, what they were granted, and the codes that enrol them. Of secrets only hashes are stored."""
+
+import re
+import uuid
+from datetime import datetime
+from functools import cached_property
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+SCOPE_LENGTH_MAX = 200
+HASH_BYTES = 32  # SHA-256
+
+_SCOPE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(:\S(.*\S)?)?")
+
+
+def validate_scope(value: str) -> None:
+    """Raise ValidationError unless `value` is a scope: `global`, or a name and a value such as `store:7`."""
+    if len(value) > SCOPE_LENGTH_MAX or not value.isprintable() or not _SCOPE.fullmatch(value):
+        raise ValidationError(
+            f"A scope is a name such as global, or name:value such as store:7, at most {SCOPE_LENGTH_MAX} characters; "
+            f"not {value[:SCOPE_LENGTH_MAX]!r}.",
+            code="invalid_scope",
+        )
+
+
+class Device(models.Model):
+    """One installation of an app. It is never deleted, so that history keeps its author: it is revoked."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100)
+    platform = models.CharField(max_length=100, blank=True, default="")
+    app_version = models.CharField(max_length=50, blank=True, default="")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="devices",
+        help_text="The device has this person's scopes too, and is refused while the person is not active.",
+    )
+    token_hash = models.BinaryField(max_length=HASH_BYTES, unique=True, editable=False)
+    created_at = models.DateTimeField("enrolled at", default=timezone.now, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    wipe = models.BooleanField(default=False, editable=False, help_text="The app deletes its data when it next calls.")
+    # What the device told with its calls, written at most every SYNC_LAST_SEEN_SECONDS.
+    last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
+    client = models.CharField(max_length=100, blank=True, default="", editable=False)
+    pending = models.IntegerField("mutations pending", null=True, blank=True, editable=False)
+    oldest_pending_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    is_authenticated = True  # it stands as `request.user`
+
+    class Meta:
+        ordering = ["name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_active(self) -> bool:
+        return self.revoked_at is None
+
+    @cached_property
+    def scopes(self) -> list[str]:
+        """The scopes granted to the device or its user, each once, in byte order."""
+        return sorted(set(Grant.objects.of(self).values_list("scope", flat=True)))
+
+
+class GrantQuerySet(models.QuerySet["Grant"]):
+    def of(self, device: Device) -> "GrantQuerySet":
+        """The grants of a device and of its user."""
+        # Without a user the second condition must go: `user_id=None` would mean every grant that has no user.
+        mine = Q(device=device)
+        return self.filter(mine if device.user_id is None else mine | Q(user_id=device.user_id))
+
+
+class Grant(models.Model):
+    """One scope for one device, or for every device of one user."""
+
+    device = models.ForeignKey(
+        Device, models.CASCADE, null=True, blank=True, related_name="grants", db_index=False
+    )  # no index of its own: the unique constraints begin with these columns
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="sync_grants", db_index=False
+    )
+    scope = models.CharField(max_length=SCOPE_LENGTH_MAX, validators=[validate_scope])
+
+    objects = GrantQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["scope"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(device__isnull=False, user__isnull=True) | Q(device__isnull=True, user__isnull=False),
+                name="devices_grant_one_holder",
+                violation_error_message="Grant the scope to a device or to a user: exactly one of them.",
+            ),
+            models.UniqueConstraint(fields=["device", "scope"], name="devices_grant_device_scope"),
+            models.UniqueConstraint(fields=["user", "scope"], name="devices_grant_user_scope"),
+        ]
+
+    def __str__(self) -> str:
+        return self.scope
+
+
+class EnrollmentCode(models.Model):
+    """An invitation for one device. The code itself is shown once, to who made it."""
+
+    code_hash = models.BinaryField(max_length=HASH_BYTES, unique=True, editable=False)
+    scopes = ArrayField(models.CharField(max_length=SCOPE_LENGTH_MAX, validators=[validate_scope]), default=list)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="enrollment_codes"
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+", editable=False
+    )
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    device = models.ForeignKey(Device, models.SET_NULL, null=True, blank=True, related_name="+", editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"enrolment code {self.pk}"
+
+    def state(self, now: datetime) -> str:
+        """`used`, `expired` or `open`."""
+        if self.used_at is not None:
+            return "used"
+        return "expired" if self.expires_at <= now else "open"
+
+
+class EnrollmentFailure(models.Model):
+    """A refused attempt to enrol, kept while it counts against its address."""
+
+    address = models.CharField(max_length=50)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["address", "at"], name="devices_failure_address_at"),  # counting those of the window
+            models.Index(fields=["at"], name="devices_failure_at"),  # removing those that count no more
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.address} at {self.at:%Y-%m-%d %H:%M:%S}"

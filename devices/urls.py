@@ -1,0 +1,9 @@
+from django.urls import path
+
+from devices.api import EnrollView, MeView, RotateView
+
+urlpatterns = [
+    path("enroll", EnrollView.as_view(), name="devices_enroll"),
+    path("me", MeView.as_view(), name="devices_me"),
+    path("me/rotate", RotateView.as_view(), name="devices_rotate"),
+]

@@ -1,0 +1,71 @@
+"""Thin HTTP over pull, push and the schema: parse, authorise, call one function, answer."""
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.http import parse_etags, quote_etag
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from devices.authentication import bearer_hash, seen
+from sync.health import readiness
+from sync.pull import pull
+from sync.push import Pusher, push
+from sync.schema import schema, schema_json, schema_sqlite
+from syncserver.errors import Problem
+
+WAIT_SECONDS_MAX = 60
+
+
+class SchemaView(APIView):
+    def get(self, request: Request) -> HttpResponse:
+        kind = request.query_params.get("format", "json")
+        if kind not in {"json", "sqlite"}:
+            raise Problem("invalid_request", "`format` must be json or sqlite.", field="format")
+        etag = quote_etag(f"{schema()['schema']}-{kind}")
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        known = [tag.removeprefix("W/") for tag in parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))]
+        if etag in known or "*" in known:
+            return HttpResponse(status=304, headers=headers)
+        if kind == "sqlite":
+            return HttpResponse(schema_sqlite(), content_type="text/plain; charset=utf-8", headers=headers)
+        return HttpResponse(schema_json(), content_type="application/json", headers=headers)
+
+
+class PullView(APIView):
+    # The pull's one query authenticates too.
+    authentication_classes = ()
+    permission_classes = ()
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        hashed = bearer_hash(request)
+        if hashed is None:
+            raise Problem("unauthorized")
+        limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
+        _number(request, "wait", 0, WAIT_SECONDS_MAX)  # answered at once in this version
+        page = pull(hashed, request.GET.get("token"), limit)
+        seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
+        return HttpResponse(page.body, content_type="application/json")
+
+
+class PushView(APIView):
+    def post(self, request: Request) -> HttpResponse:
+        pusher = Pusher(request.user.id, request.user.scopes)
+        return HttpResponse(push(pusher, request._request.body), content_type="application/json")
+
+
+def _number(request: HttpRequest, name: str, low: int, high: int) -> int | None:
+    text = request.GET.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and low <= int(text) <= high):
+        raise Problem("invalid_request", f"`{name}` must be a whole number from {low} to {high}.", field=name)
+    return int(text)
+
+
+def healthz(_request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "alive"})
+
+
+def readyz(_request: HttpRequest) -> JsonResponse:
+    found = readiness()
+    return JsonResponse(found, status=200 if found["status"] == "ready" else 503)

@@ -1,0 +1,13 @@
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class SyncConfig(AppConfig):
+    name = "sync"
+
+    def ready(self) -> None:
+        from sync import checks, install
+
+        checks.register()
+        # Django's own hook at the end of `migrate`, and the only one: triggers follow the declarations.
+        post_migrate.connect(install.after_migrate, sender=self)

@@ -1,0 +1,34 @@
+"""Who changes rows, and with which mutation: told to the capture triggers in settings of the transaction."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from sync.sql import block
+
+
+@contextmanager
+def authored(author: str, mutations: Mapping[UUID, UUID] | None = None) -> Iterator[None]:
+    """Within a transaction, record `author` in the history of every row that is changed inside the block.
+
+    `author` is `device:<id>`, `user:<name>`, `run:<id>` or `migrate`. `mutations` maps the ids of rows to the
+    mutations that change them. Raises TransactionManagementError outside a transaction, where it could not hold.
+    """
+    if not connection.in_atomic_block:
+        raise transaction.TransactionManagementError("authored() needs transaction.atomic() around it")
+    set_author(author, mutations)
+    try:
+        yield
+    finally:
+        if not connection.needs_rollback:
+            set_author("")
+
+
+def set_author(author: str, mutations: Mapping[UUID, UUID] | None = None) -> None:
+    """The same for the rest of the transaction, or until it is set again."""
+    known = json.dumps({str(row): str(mutation) for row, mutation in mutations.items()}) if mutations else ""
+    with connection.cursor() as cursor:
+        cursor.execute(block("capture.sql", "author"), {"author": author, "mutations": known})

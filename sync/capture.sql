@@ -1,0 +1,167 @@
+-- name: insert_function
+-- After INSERT: every new row gets its feed entries and a history row. A row that was here before goes on counting.
+CREATE OR REPLACE FUNCTION {{insert_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
+DECLARE
+    v_author text := sync_author();
+    v_mutations jsonb := sync_mutations();
+    v_xid xid8 := pg_current_xact_id();
+BEGIN
+    WITH captured AS MATERIALIZED (
+        SELECT t.id, coalesce(p.rev, 0) + 1 AS rev, {{fields}} AS fields, {{scopes}} AS scopes
+        FROM new_rows t
+        LEFT JOIN LATERAL (
+            SELECT max(f.rev) AS rev FROM sync_feed f WHERE f.row_id = t.id AND f.entity = {{entity}}
+        ) p ON true
+    ), fed AS (
+        INSERT INTO sync_feed AS f (row_id, entity, scope, rev, xid, seq, data)
+        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), sync_data(c.id, c.rev, c.fields)
+        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope)
+        ON CONFLICT (row_id, entity, scope) DO UPDATE
+        SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
+    )
+    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, new)
+    SELECT c.id, {{entity}}, c.rev, 'insert', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.fields
+    FROM captured c;
+    RETURN NULL;
+END $body$;
+
+-- name: update_function
+-- After UPDATE: rows whose wire form or scopes changed. A changed id is a delete and an insert.
+CREATE OR REPLACE FUNCTION {{update_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
+DECLARE
+    v_author text := sync_author();
+    v_mutations jsonb := sync_mutations();
+    v_xid xid8 := pg_current_xact_id();
+BEGIN
+    WITH before AS (
+        SELECT t.id, {{fields}} AS fields, {{scopes}} AS scopes FROM old_rows t
+    ), after AS (
+        SELECT t.id, {{fields}} AS fields, {{scopes}} AS scopes FROM new_rows t
+    ), captured AS MATERIALIZED (
+        SELECT id, coalesce(p.rev, 0) + 1 AS rev, o.fields AS old, n.fields AS new, coalesce(n.scopes, '{}') AS scopes
+        FROM before o FULL JOIN after n USING (id)
+        LEFT JOIN LATERAL (
+            SELECT max(f.rev) AS rev FROM sync_feed f WHERE f.row_id = id AND f.entity = {{entity}}
+        ) p ON true
+        WHERE o.fields::text IS DISTINCT FROM n.fields::text OR o.scopes IS DISTINCT FROM n.scopes
+    ), {{feed}}
+    RETURN NULL;
+END $body$;
+
+-- name: delete_function
+-- After DELETE, and before TRUNCATE (which has no transition table: there all rows are still in place).
+CREATE OR REPLACE FUNCTION {{delete_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
+DECLARE
+    v_author text := sync_author();
+    v_mutations jsonb := sync_mutations();
+    v_xid xid8 := pg_current_xact_id();
+BEGIN
+    WITH captured AS MATERIALIZED (
+        SELECT t.id, {{fields}} AS fields, p.rev
+        FROM {{source}} t
+        CROSS JOIN LATERAL (
+            SELECT coalesce(max(f.rev), 0) + 1 AS rev
+            FROM sync_feed f WHERE f.row_id = t.id AND f.entity = {{entity}}
+        ) p
+    ), gone AS (
+        UPDATE sync_feed f SET rev = c.rev, xid = v_xid, seq = nextval('sync_feed_seq'), data = NULL
+        FROM captured c WHERE f.row_id = c.id AND f.entity = {{entity}} AND f.data IS NOT NULL
+    )
+    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old)
+    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.fields
+    FROM captured c;
+    RETURN NULL;
+END $body$;
+
+-- name: restamp
+-- Compares every row with the feed and captures what differs: the first time, and when the wire form has changed.
+DO $body$
+DECLARE
+    v_author text := sync_author();
+    v_mutations jsonb := NULL;
+    v_xid xid8 := pg_current_xact_id();
+BEGIN
+    WITH before AS (
+        SELECT f.row_id AS id, max(f.rev) AS last_rev, min(f.data) AS data,
+               array_agg(f.scope ORDER BY f.scope) FILTER (WHERE f.data IS NOT NULL) AS scopes
+        FROM sync_feed f WHERE f.entity = {{entity}} GROUP BY f.row_id
+    ), after AS (
+        SELECT t.id, {{fields}} AS fields, {{scopes}} AS scopes FROM {{table}} t
+    ), captured AS MATERIALIZED (
+        SELECT id, coalesce(o.last_rev, 0) + 1 AS rev,
+               ((o.data::jsonb) - 'id' - '_rev')::json AS old, n.fields AS new, coalesce(n.scopes, '{}') AS scopes
+        FROM before o FULL JOIN after n USING (id)
+        WHERE (o.scopes IS NOT NULL OR n.id IS NOT NULL)
+          AND (o.scopes IS DISTINCT FROM n.scopes OR o.data IS DISTINCT FROM sync_data(id, o.last_rev, n.fields))
+    ), {{feed}}
+END $body$;
+
+-- name: feed_of_captured
+-- What UPDATE and restamp share: from captured(id, rev, old, new, scopes) to the feed and the history.
+stayed AS (
+        INSERT INTO sync_feed AS f (row_id, entity, scope, rev, xid, seq, data)
+        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), sync_data(c.id, c.rev, c.new)
+        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope)
+        ON CONFLICT (row_id, entity, scope) DO UPDATE
+        SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
+    ), gone AS (
+        UPDATE sync_feed f SET rev = c.rev, xid = v_xid, seq = nextval('sync_feed_seq'), data = NULL
+        FROM captured c
+        WHERE f.row_id = c.id AND f.entity = {{entity}} AND f.data IS NOT NULL AND NOT f.scope = ANY (c.scopes)
+    )
+    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old, new)
+    SELECT c.id, {{entity}}, c.rev,
+           CASE WHEN c.new IS NULL THEN 'delete' WHEN c.old IS NULL THEN 'insert' ELSE 'update' END,
+           v_author, (v_mutations ->> c.id::text)::uuid, v_xid,
+           CASE WHEN c.new IS NULL THEN c.old ELSE d.old END, CASE WHEN c.old IS NULL THEN c.new ELSE d.new END
+    FROM captured c
+    CROSS JOIN LATERAL (
+        SELECT json_object_agg(a.key, a.value) AS old, json_object_agg(b.key, b.value) AS new
+        FROM jsonb_each(c.old::jsonb) a JOIN jsonb_each(c.new::jsonb) b USING (key)
+        WHERE a.value IS DISTINCT FROM b.value
+    ) d;
+
+-- name: triggers
+-- ENABLE ALWAYS: a table that is filled by logical replication is captured too.
+CREATE OR REPLACE TRIGGER sync_capture_insert AFTER INSERT ON {{table}}
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION {{insert_function}}();
+CREATE OR REPLACE TRIGGER sync_capture_update AFTER UPDATE ON {{table}}
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION {{update_function}}();
+CREATE OR REPLACE TRIGGER sync_capture_delete AFTER DELETE ON {{table}}
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION {{delete_function}}();
+CREATE OR REPLACE TRIGGER sync_capture_truncate BEFORE TRUNCATE ON {{table}}
+    FOR EACH STATEMENT EXECUTE FUNCTION {{truncate_function}}();
+ALTER TABLE {{table}} ENABLE ALWAYS TRIGGER sync_capture_insert;
+ALTER TABLE {{table}} ENABLE ALWAYS TRIGGER sync_capture_update;
+ALTER TABLE {{table}} ENABLE ALWAYS TRIGGER sync_capture_delete;
+ALTER TABLE {{table}} ENABLE ALWAYS TRIGGER sync_capture_truncate;
+
+-- name: retire_entity
+-- An entity that is no longer declared: its rows leave every device.
+UPDATE sync_feed SET rev = rev + 1, xid = pg_current_xact_id(), seq = nextval('sync_feed_seq'), data = NULL
+WHERE entity = %(entity)s AND data IS NOT NULL;
+DELETE FROM sync_capture WHERE entity = %(entity)s;
+
+-- name: drop_functions
+-- The triggers go with their functions.
+DROP FUNCTION IF EXISTS {{insert_function}}(), {{update_function}}(), {{delete_function}}(), {{truncate_function}}() CASCADE;
+
+-- name: installed
+-- Per entity: the digest it was installed with, how many of its four triggers are in force, and its functions' source.
+SELECT c.entity, c.digest, c.wire_digest,
+       (SELECT count(*) FROM pg_trigger t
+        WHERE t.tgrelid = to_regclass(c.table_name) AND t.tgname LIKE 'sync\_capture\_%%' AND t.tgenabled = 'A'),
+       (SELECT coalesce(string_agg(p.prosrc, '' ORDER BY p.proname), '') FROM pg_proc p
+        WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = ANY (
+            SELECT 'sync_capture_' || c.entity || '_' || op FROM unnest(ARRAY['insert', 'update', 'delete', 'truncate']) op))
+FROM sync_capture c;
+
+-- name: remember
+INSERT INTO sync_capture (entity, table_name, digest, wire_digest)
+VALUES (%(entity)s, %(table)s, %(digest)s, %(wire_digest)s)
+ON CONFLICT (entity) DO UPDATE
+SET table_name = excluded.table_name, digest = excluded.digest, wire_digest = excluded.wire_digest;
+
+-- name: author
+-- Transaction-local, so it ends with the transaction and needs no session (PgBouncer).
+SELECT set_config('sync.author', %(author)s, true), set_config('sync.mutations', %(mutations)s, true);

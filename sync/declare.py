@@ -1,0 +1,89 @@
+"""The declaration that stands next to a model and says how its rows sync.
+
+    @synced(scopes=[scope("employee", "employee_id")], counters=["quantity"], read_only=["price"], hidden=["cost"])
+    class OrderLine(models.Model): ...
+
+This module only records what was declared; `sync.wire` reads the model's fields once the applications are loaded.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from django.db import models
+
+M = TypeVar("M", bound=type[models.Model])
+
+GLOBAL = "global"
+CONFLICT_POLICIES = ("server_wins",)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A rule that puts a row into a scope: `name` alone, or `name:<value of column>` (none where it is NULL)."""
+
+    name: str
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What `@synced` was given for one model. `entity` is the name on the wire, such as `order_line`."""
+
+    entity: str
+    model: type[models.Model]
+    scopes: tuple[Scope, ...]
+    conflict: str
+    counters: frozenset[str]
+    read_only: frozenset[str]
+    hidden: frozenset[str]
+    writable: bool
+
+
+_declarations: dict[str, Declaration] = {}
+
+
+def scope(name: str, column: str | None = None) -> Scope:
+    """The scope `name` for every row, or, with `column`, the scope `name:<value>` of the row's own value."""
+    return Scope(name, column)
+
+
+def synced(
+    *,
+    scopes: Iterable[Scope] = (Scope(GLOBAL),),
+    conflict: str = "server_wins",
+    counters: Iterable[str] = (),
+    read_only: Iterable[str] = (),
+    hidden: Iterable[str] = (),
+    writable: bool = True,
+) -> Callable[[M], M]:
+    """Declare that the rows of a model sync with devices.
+
+    `scopes`: who may have a row (it is in every scope that a rule gives it). `conflict`: the policy for a stale change.
+    `counters`: number fields that devices change by adding. `read_only`: fields that devices see but cannot write.
+    `hidden`: fields that never leave the server. `writable=False`: devices cannot write the entity at all.
+    Fields are named as their columns are in Python (`customer_id` for a foreign key `customer`). Mistakes in it are
+    reported by `manage.py check`, with the name of the model.
+    """
+
+    def declare(model: M) -> M:
+        entity = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", model.__name__).lower()
+        _declarations[entity] = Declaration(
+            entity,
+            model,
+            tuple(scopes),
+            conflict,
+            frozenset(counters),
+            frozenset(read_only),
+            frozenset(hidden),
+            writable,
+        )
+        return model
+
+    return declare
+
+
+def declarations() -> tuple[Declaration, ...]:
+    """Everything declared so far, in the order of declaration."""
+    return tuple(_declarations.values())

@@ -1,0 +1,176 @@
+-- name: all
+-- Functions that `migrate` keeps up to date. Those in PL/pgSQL keep their plans in the database session, so that
+-- no statement has to be prepared by the client (PgBouncer in transaction mode works).
+
+-- Who makes the changes of this transaction; a writer that did not say is named by its role.
+CREATE OR REPLACE FUNCTION sync_author() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT coalesce(nullif(current_setting('sync.author', true), ''), 'sql:' || session_user)
+$$;
+
+-- Which mutation changes which row in this statement: {"<row id>": "<mutation id>"}.
+CREATE OR REPLACE FUNCTION sync_mutations() RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT nullif(current_setting('sync.mutations', true), '')::jsonb
+$$;
+
+-- A row on the wire, from its id, revision and the JSON object of its fields.
+CREATE OR REPLACE FUNCTION sync_data(id uuid, rev bigint, fields json) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT '{"id":"' || id::text || '","_rev":' || rev::text || ',' || substr(fields::text, 2)
+$$;
+
+-- What a dump cannot carry with it: the cluster, its timeline, the database and the table itself. A database that was
+-- restored or replaced answers differently.
+CREATE OR REPLACE FUNCTION sync_database_identity() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+        CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
+        (SELECT oid FROM pg_database WHERE datname = current_database()), 'sync_feed'::regclass::oid)
+$$;
+
+-- One page of a pull, with authentication, in one call. STABLE, so that the whole page sees one snapshot, "now".
+--
+-- A run of pages brings a device from what it has (everything visible in p_base, of the scopes p_held; NULL: nothing)
+-- to everything visible in p_target, of the scopes p_granting. Its lanes are those scopes one after the other: lost ones
+-- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row). A lane is read in ranges
+-- of transactions: each one that was still open in p_base, then all that began later; so its cost is that of what changed,
+-- however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
+-- end and more was committed meanwhile, the next run follows in the same page.
+CREATE OR REPLACE FUNCTION sync_pull(
+    p_token_hash bytea, p_epoch uuid, p_base pg_snapshot, p_held text[], p_target pg_snapshot, p_granting text[],
+    p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_many_scoped text[],
+    OUT problem text, OUT device uuid, OUT wipe boolean, OUT last_seen_at timestamptz, OUT pending int, OUT changes text,
+    OUT row_count int, OUT has_more boolean, OUT epoch uuid, OUT base pg_snapshot, OUT held text[],
+    OUT target pg_snapshot, OUT granting text[], OUT lane int, OUT xid xid8, OUT seq bigint
+) LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan SET enable_sort = off SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+    v_now pg_snapshot := pg_current_snapshot();
+    v_forgotten xid8;
+    v_identity text;
+    v_granted text[];
+    v_revoked boolean;
+    v_lost text[];
+    v_kept text[];
+    v_new text[];
+    v_lanes text[];
+    v_kind text;
+    v_ranges xid8[];
+    v_low xid8;
+    v_high xid8;
+    v_found record;
+    v_at int;
+    v_rows int;
+    v_place bigint;
+    v_size bigint;
+    v_bytes bigint := 0;
+    v_next_xid xid8;
+    v_next_seq bigint;
+    v_entities text[] := '{}';
+    v_upserts text[] := '{}';
+    v_deletes text[] := '{}';
+BEGIN
+    SELECT i.id, i.scopes, i.revoked, i.wipe, i.last_seen_at, i.pending
+    INTO device, v_granted, v_revoked, wipe, last_seen_at, pending
+    FROM devices_identity(p_token_hash) i;
+    SELECT e.id, e.database_identity, e.forgotten_before INTO epoch, v_identity, v_forgotten FROM sync_epoch e;
+    problem := CASE
+        WHEN device IS NULL THEN 'unauthorized'
+        WHEN v_revoked THEN 'device_revoked'
+        WHEN v_identity IS DISTINCT FROM sync_database_identity() THEN 'new_epoch'
+        WHEN p_epoch <> epoch
+          OR pg_snapshot_xmax(p_base) > pg_snapshot_xmax(v_now) OR pg_snapshot_xmax(p_target) > pg_snapshot_xmax(v_now)
+          OR pg_snapshot_xmin(p_base) < v_forgotten OR pg_snapshot_xmin(p_target) < v_forgotten THEN 'token_expired'
+    END;
+    IF problem IS NOT NULL THEN RETURN; END IF;
+
+    base := p_base;
+    held := coalesce(p_held, '{}');
+    target := coalesce(p_target, v_now);
+    granting := CASE WHEN p_target IS NULL THEN v_granted ELSE p_granting END;
+    lane := p_lane; xid := p_xid; seq := p_seq;
+    row_count := 0;
+    has_more := false;
+    <<runs>> LOOP
+        v_lost := ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(granting) ORDER BY 1);
+        v_kept := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(granting) ORDER BY 1);
+        v_new := ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(held) ORDER BY 1);
+        v_lanes := v_lost || v_kept || v_new;
+        WHILE lane <= cardinality(v_lanes) LOOP
+            v_kind := CASE WHEN lane <= cardinality(v_lost) THEN 'lost'
+                           WHEN lane <= cardinality(v_lost) + cardinality(v_kept) THEN 'kept' ELSE 'new' END;
+            v_ranges := CASE v_kind
+                WHEN 'kept' THEN ARRAY(SELECT pg_snapshot_xip(base) ORDER BY 1) || pg_snapshot_xmax(base)
+                ELSE ARRAY['0'::xid8] END;
+            -- A scope that was revoked while the run went on is told of no more; the next run takes its rows away.
+            WHILE v_kind = 'lost' OR v_lanes[lane] = ANY (v_granted) LOOP
+                EXIT WHEN cardinality(v_ranges) = 0;
+                v_low := v_ranges[1];
+                v_high := CASE WHEN cardinality(v_ranges) > 1 THEN v_low ELSE '18446744073709551615'::xid8 END;
+                v_ranges := v_ranges[2:];
+                CONTINUE WHEN v_high < xid;
+                IF v_low > xid THEN xid := v_low; seq := 0; END IF;
+                v_place := 0; v_size := 0; v_rows := 0;
+                FOR v_found IN
+                    WITH entry AS (
+                        SELECT f.entity, f.row_id, f.xid, f.seq, CASE WHEN v_kind <> 'lost' THEN f.data END AS data
+                        FROM sync_feed f
+                        WHERE f.scope = v_lanes[lane] AND f.xid <= v_high
+                          AND (f.xid, f.seq) > (sync_pull.xid, sync_pull.seq) AND pg_visible_in_snapshot(f.xid, target)
+                          AND (v_kind = 'kept' OR f.data IS NOT NULL
+                               OR v_kind = 'lost' AND NOT pg_visible_in_snapshot(f.xid, base))
+                        ORDER BY f.xid, f.seq LIMIT p_rows - row_count
+                    ), sized AS (
+                        SELECT e.*, row_number() OVER w AS place, octet_length(coalesce(e.data, '')) + 40 AS own,
+                               sum(octet_length(coalesce(e.data, '')) + 40) OVER w AS size
+                        FROM entry e WINDOW w AS (ORDER BY e.xid, e.seq ROWS UNBOUNDED PRECEDING)
+                    ), told AS (
+                        SELECT s.*, CASE
+                            -- A delete is not told while another granted scope holds the row, nor twice.
+                            WHEN s.data IS NULL THEN NOT EXISTS (
+                                SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
+                                AND (o.scope = ANY (granting) AND o.data IS NOT NULL
+                                     OR o.scope = ANY (v_lanes[:lane - 1]) AND (v_kind = 'lost' OR o.data IS NULL)
+                                        AND (o.data IS NOT NULL OR NOT pg_visible_in_snapshot(o.xid, base))))
+                            -- A row in several scopes is told by the first of them.
+                            WHEN lane > 1 AND s.entity = ANY (p_many_scoped) THEN NOT EXISTS (
+                                SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
+                                AND o.scope = ANY (v_lanes[:lane - 1]) AND o.scope = ANY (granting) AND o.data IS NOT NULL)
+                            ELSE true END AS tell
+                        FROM sized s WHERE s.size - s.own < p_bytes - v_bytes
+                    )
+                    SELECT t.entity, string_agg(t.data, ',') FILTER (WHERE t.tell) AS upserts,
+                           string_agg('"' || t.row_id::text || '"', ',') FILTER (WHERE t.tell AND t.data IS NULL) AS deletes,
+                           count(*) AS rows, max(t.size) AS size, max(t.xid) AS xid, max(ARRAY[t.place, t.seq]) AS last
+                    FROM told t GROUP BY t.entity
+                LOOP
+                    v_rows := v_rows + v_found.rows;
+                    v_size := greatest(v_size, v_found.size);
+                    IF v_found.last[1] > v_place THEN
+                        v_place := v_found.last[1]; v_next_xid := v_found.xid; v_next_seq := v_found.last[2];
+                    END IF;
+                    v_at := array_position(v_entities, v_found.entity);
+                    IF v_at IS NULL THEN
+                        v_entities := v_entities || v_found.entity;
+                        v_upserts := v_upserts || v_found.upserts;
+                        v_deletes := v_deletes || v_found.deletes;
+                    ELSE
+                        v_upserts[v_at] := concat_ws(',', v_upserts[v_at], v_found.upserts);
+                        v_deletes[v_at] := concat_ws(',', v_deletes[v_at], v_found.deletes);
+                    END IF;
+                END LOOP;
+                IF v_rows > 0 THEN xid := v_next_xid; seq := v_next_seq; END IF;
+                row_count := row_count + v_rows;
+                v_bytes := v_bytes + v_size;
+                has_more := row_count >= p_rows OR v_bytes >= p_bytes;
+                EXIT runs WHEN has_more;
+            END LOOP;
+            lane := lane + 1; xid := '0'; seq := 0;
+        END LOOP;
+        base := target; held := granting; target := v_now; granting := v_granted; lane := 1; xid := '0'; seq := 0;
+        EXIT runs WHEN base::text = v_now::text AND held = v_granted;
+    END LOOP;
+    SELECT '{' || coalesce(string_agg('"' || c.entity || '":{"upserts":[' || coalesce(c.upserts, '') || '],"deletes":['
+                                      || coalesce(c.deletes, '') || ']}', ','), '') || '}'
+    INTO changes
+    FROM unnest(v_entities, v_upserts, v_deletes) AS c(entity, upserts, deletes)
+    WHERE c.upserts <> '' OR c.deletes <> '';
+END $$;

@@ -1,0 +1,133 @@
+"""Keeps functions, triggers, the feed and the history's partitions in step with the declarations: part of `migrate`."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from django.db import connection, transaction
+
+from sync.capture import authored
+from sync.sql import block, blocks, literal, quote
+from sync.wire import Entity, entities
+
+MIGRATE_AUTHOR = "migrate"
+_LOCK = 5_021_974_301  # any number that is ours: two `migrate` at once take turns
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The SQL that captures one entity, and what tells whether it has changed."""
+
+    entity: Entity
+    functions: dict[str, str]
+    triggers: str
+    restamp: str
+
+    @property
+    def digest(self) -> str:
+        return _digest(*self.functions.values(), self.triggers)
+
+    @property
+    def wire_digest(self) -> str:
+        return _digest(self.restamp)
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _function_names(entity: str) -> dict[str, str]:
+    return {f"{op}_function": quote(f"sync_capture_{entity}_{op}") for op in ("insert", "update", "delete", "truncate")}
+
+
+def capture_of(entity: Entity) -> Capture:
+    """The capture SQL of an entity, made from its declaration."""
+    names = _function_names(entity.name)
+    row = {"entity": literal(entity.name), "fields": entity.fields_sql, "scopes": entity.scopes_sql}
+    feed = block("capture.sql", "feed_of_captured", entity=row["entity"])
+    delete = {"fields": row["fields"], "entity": row["entity"]}
+    functions = {
+        "insert": block("capture.sql", "insert_function", insert_function=names["insert_function"], **row),
+        "update": block("capture.sql", "update_function", update_function=names["update_function"], feed=feed, **row),
+        "delete": block(
+            "capture.sql", "delete_function", delete_function=names["delete_function"], source="old_rows", **delete
+        ),
+        "truncate": block(
+            "capture.sql", "delete_function", delete_function=names["truncate_function"], source=entity.table, **delete
+        ),
+    }
+    triggers = block("capture.sql", "triggers", table=entity.table, **names)
+    restamp = block("capture.sql", "restamp", table=entity.table, feed=feed, **row)
+    return Capture(entity, functions, triggers, restamp)
+
+
+@cache
+def captures() -> dict[str, Capture]:
+    """The capture of every declared entity, by its name."""
+    return {name: capture_of(entity) for name, entity in entities().items()}
+
+
+def after_migrate(**_: Any) -> None:
+    """Bring the database in step with the declarations, in one transaction. Does nothing where nothing changed."""
+    if "sync_capture" not in connection.introspection.table_names():
+        return  # the tables themselves were migrated away
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        cursor.execute(blocks("functions.sql")["all"])
+        cursor.execute(block("maintain.sql", "first_epoch"))
+        tables = set(connection.introspection.table_names(cursor))
+        installed = {name: (digest, wire) for name, digest, wire in _installed(cursor)}
+        for name in installed.keys() - entities().keys():
+            cursor.execute(block("capture.sql", "drop_functions", **_function_names(name)))
+            cursor.execute(block("capture.sql", "retire_entity"), {"entity": name})
+        for name, capture in captures().items():
+            if capture.entity.model._meta.db_table in tables:
+                _install(cursor, capture, *installed.get(name, ("", "")))
+        cursor.execute(block("maintain.sql", "partitions"))
+
+
+def _installed(cursor: Any) -> list[tuple[str, str, str]]:
+    cursor.execute("SELECT entity, digest, wire_digest FROM sync_capture")
+    return [(name, digest, wire) for name, digest, wire in cursor.fetchall()]
+
+
+def _install(cursor: Any, capture: Capture, digest: str, wire_digest: str) -> None:
+    if digest == capture.digest and wire_digest == capture.wire_digest:
+        return
+    # No writer may come between the new triggers and the comparison of the rows; readers may.
+    cursor.execute(f"LOCK TABLE {capture.entity.table} IN SHARE ROW EXCLUSIVE MODE")
+    for function in capture.functions.values():
+        cursor.execute(function)
+    cursor.execute(capture.triggers)
+    if wire_digest != capture.wire_digest:
+        with authored(MIGRATE_AUTHOR):
+            cursor.execute(capture.restamp)
+    cursor.execute(
+        block("capture.sql", "remember"),
+        {
+            "entity": capture.entity.name,
+            "table": capture.entity.table,
+            "digest": capture.digest,
+            "wire_digest": capture.wire_digest,
+        },
+    )
+
+
+def out_of_date() -> list[str]:
+    """The entities whose capture is missing, switched off or older than their declaration; empty when all is well."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('sync_capture') IS NOT NULL")
+        if not cursor.fetchone()[0]:
+            return sorted(captures())
+        cursor.execute(block("capture.sql", "installed"))
+        found = {row[0]: row[1:] for row in cursor.fetchall()}
+    return sorted(name for name, capture in captures().items() if not _in_force(capture, found.get(name)))
+
+
+def _in_force(capture: Capture, found: tuple[str, str, int, str] | None) -> bool:
+    if found is None:
+        return False
+    digest, wire_digest, triggers, source = found
+    bodies = (capture.functions[op].split("$body$")[1] for op in ("delete", "insert", "truncate", "update"))
+    return (digest, wire_digest, triggers) == (capture.digest, capture.wire_digest, 4) and source == "".join(bodies)

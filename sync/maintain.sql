@@ -1,0 +1,65 @@
+-- name: first_epoch
+INSERT INTO sync_epoch (database_identity) VALUES (sync_database_identity()) ON CONFLICT DO NOTHING;
+
+-- name: partitions
+-- The history's partitions of this month and the two after it. What a late run of this finds in the default partition
+-- is moved, so that it may run at any time.
+DO $body$
+DECLARE
+    v_month date;
+    v_name text;
+BEGIN
+    FOR v_month IN SELECT generate_series(date_trunc('month', now()), now() + interval '2 months', interval '1 month')::date LOOP
+        v_name := 'sync_history_' || to_char(v_month, 'YYYY_MM');
+        CONTINUE WHEN to_regclass(v_name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE sync_history INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
+        EXECUTE format('WITH moved AS (DELETE FROM sync_history_rest WHERE at >= %L AND at < %L RETURNING *)
+                        INSERT INTO %I SELECT * FROM moved', v_month, v_month + interval '1 month', v_name);
+        EXECUTE format('ALTER TABLE sync_history ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       v_name, v_month, v_month + interval '1 month');
+    END LOOP;
+END $body$;
+
+-- name: new_epoch
+-- This database is not the one that the feed was written in: its transaction ids mean something else here.
+UPDATE sync_epoch SET id = gen_random_uuid(), database_identity = sync_database_identity(),
+    forgotten_before = '0', began_at = now()
+WHERE database_identity IS DISTINCT FROM sync_database_identity();
+
+-- name: restamp_feed
+UPDATE sync_feed SET xid = pg_current_xact_id();
+UPDATE sync_history SET xid = pg_current_xact_id();
+DELETE FROM sync_tick;
+
+-- name: tick
+INSERT INTO sync_tick (horizon) VALUES (pg_snapshot_xmin(pg_current_snapshot())) ON CONFLICT DO NOTHING;
+
+-- name: forget_tombstones
+-- Tombstones of transactions that had ended before the newest tick that is old enough.
+WITH old AS (
+    SELECT max(horizon) AS horizon FROM sync_tick WHERE at < now() - make_interval(days => %(days)s)
+), forgotten AS (
+    DELETE FROM sync_feed f USING old WHERE f.data IS NULL AND f.xid < old.horizon RETURNING 1
+), noted AS (
+    UPDATE sync_epoch e SET forgotten_before = old.horizon FROM old WHERE old.horizon > e.forgotten_before RETURNING 1
+), ticks AS (
+    DELETE FROM sync_tick t USING old WHERE t.horizon < old.horizon RETURNING 1
+)
+SELECT count(*) FROM forgotten;
+
+-- name: forget_results
+WITH forgotten AS (DELETE FROM sync_result WHERE at < now() - make_interval(days => %(days)s) RETURNING 1)
+SELECT count(*) FROM forgotten;
+
+-- name: old_partitions
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'sync_history'::regclass AND c.relname ~ '^sync_history_\d{4}_\d{2}$'
+  AND to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' < now() - make_interval(days => %(days)s);
+
+-- name: oldest_writer
+-- Seconds since the oldest transaction began that has written and is still open, and the history partitions ahead.
+SELECT coalesce(extract(epoch FROM (SELECT max(clock_timestamp() - a.xact_start) FROM pg_stat_activity a
+                                    WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid())), 0)::float8,
+       (SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'sync_history'::regclass AND c.relname > 'sync_history_' || to_char(now(), 'YYYY_MM')
+          AND c.relname ~ '\d$');

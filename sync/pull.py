@@ -1,0 +1,100 @@
+"""Pull: what a device lacks, a page at a time."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from devices.authentication import refusal
+from sync.sql import block
+from sync.token import InvalidToken, Run, Snapshot, Token, decode, encode
+from sync.wire import entities
+from syncserver.errors import Problem
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page for one device: the body of the answer, and what is known of who asked."""
+
+    body: bytes
+    device: UUID
+    last_seen_at: datetime | None
+    pending: int | None
+
+
+def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
+    """The next page for the device with that token hash: one query, authentication included.
+
+    Raises Problem: unauthorized, device_revoked, invalid_token, token_expired.
+    """
+    token = _read(token_text)
+    run = token.run if token else None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            block("pull.sql", "page"),
+            {
+                "token_hash": token_hash,
+                "epoch": token and token.epoch,
+                "base": token.base.text if token and token.base else None,
+                "held": list(token.held) if token else [],
+                "target": run and run.target.text,
+                "granting": list(run.granting) if run else [],
+                "lane": run.lane if run else 1,
+                "xid": str(run.xid if run else 0),
+                "seq": run.seq if run else 0,
+                "rows_max": rows_max,
+                "bytes_max": settings.SYNC_PULL_PAGE_BYTES_MAX,
+                "many_scoped": list(_many_scoped()),
+            },
+        )
+        problem, device, wipe, last_seen_at, pending, changes, has_more, *position = cursor.fetchone()
+    if problem == "new_epoch":
+        begin_epoch()
+        return pull(token_hash, token_text, rows_max)
+    if problem == "device_revoked":
+        raise refusal(wipe)
+    if problem:
+        raise Problem(problem)
+    epoch, base, held, target, granting, lane, xid, seq = position
+    now = Token(
+        epoch,
+        Snapshot(base) if base else None,
+        tuple(held),
+        Run(Snapshot(target), tuple(granting), lane, int(xid), seq) if has_more else None,
+    )
+    body = f'{{"changes":{changes},"token":"{encode(now, _keys()[0])}","has_more":{str(has_more).lower()}}}'
+    return Page(body.encode(), device, last_seen_at, pending)
+
+
+def begin_epoch() -> None:
+    """Note that this database was restored or replaced: tokens of the one before it are answered with 410 from now on.
+
+    The feed's transaction ids are those of another time, so all of it is stamped anew.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(block("maintain.sql", "new_epoch"))
+        if cursor.rowcount:
+            cursor.execute(block("maintain.sql", "restamp_feed"))
+
+
+def _read(token_text: str | None) -> Token | None:
+    if token_text is None:
+        return None
+    try:
+        return decode(token_text, _keys())
+    except InvalidToken:
+        raise Problem("invalid_token") from None
+
+
+@cache
+def _keys() -> tuple[bytes, ...]:
+    return tuple(key.encode() for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
+
+
+@cache
+def _many_scoped() -> tuple[str, ...]:
+    """The entities whose rows can be in several scopes at once: the only ones that may turn up twice in a page."""
+    return tuple(name for name, entity in entities().items() if len(entity.declaration.scopes) > 1)

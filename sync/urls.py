@@ -1,0 +1,11 @@
+from django.urls import path
+
+from sync import api
+
+urlpatterns = [
+    path("sync/schema", api.SchemaView.as_view()),
+    path("sync/pull", api.PullView.as_view()),
+    path("sync/push", api.PushView.as_view()),
+    path("healthz", api.healthz),
+    path("readyz", api.readyz),
+]

@@ -1,0 +1,226 @@
+"""What a synced model looks like on the wire: its fields, their types, and the SQL that writes a row as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from django.db import connection, models
+
+from sync.declare import Declaration, declarations
+from sync.sql import literal, quote
+
+PROTOCOL = 1
+INTEGER_SAFE_MAX = 2**53  # a larger one travels as a string, since many devices read JSON numbers as doubles
+RESERVED_NAMES = frozenset({"id", "_rev"})
+
+_TYPES: dict[type[models.Field[Any, Any]], str] = {
+    models.BooleanField: "boolean",
+    models.IntegerField: "integer",
+    models.FloatField: "real",
+    models.DecimalField: "decimal",
+    models.DateTimeField: "datetime",
+    models.DateField: "date",
+    models.TimeField: "time",
+    models.UUIDField: "uuid",
+    models.JSONField: "json",
+    models.BinaryField: "binary",
+    models.CharField: "text",
+    models.TextField: "text",
+    models.GenericIPAddressField: "text",
+}
+# SQL of one column `c` in its wire form, inside row_to_json. Types that are not here are right as they are.
+_WIRE_SQL = {
+    "decimal": "{c}::text",
+    "datetime": """to_char({c} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
+    "time": "to_char({c}, 'HH24:MI:SS.US')",
+    "binary": "translate(encode({c}, 'base64'), E'\\n', '')",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of an entity on the wire; `name` is also its name in Python, `column` in the database."""
+
+    name: str
+    column: str
+    type: str
+    db_type: str
+    nullable: bool
+    max_length: int | None
+    choices: tuple[str | int, ...] | None
+    references: str | None
+    read_only: bool
+    counter: bool
+    default: Any
+    model_field: models.Field[Any, Any]
+
+    @property
+    def sql(self) -> str:
+        """The SQL of this field's wire form, from a row called `t`."""
+        column = f"t.{quote(self.column)}"
+        if self.type == "integer" and self.db_type == "bigint":
+            safe = f"BETWEEN -{INTEGER_SAFE_MAX} AND {INTEGER_SAFE_MAX}"
+            return f"CASE WHEN {column} {safe} THEN to_json({column}) ELSE to_json({column}::text) END"
+        return _WIRE_SQL.get(self.type, "{c}").format(c=column)
+
+
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """A declared model with everything derived from it. `fields` leaves out `id` and what is hidden."""
+
+    declaration: Declaration
+    fields: tuple[Field, ...]
+
+    @property
+    def name(self) -> str:
+        return self.declaration.entity
+
+    @property
+    def model(self) -> type[models.Model]:
+        return self.declaration.model
+
+    @property
+    def table(self) -> str:
+        return quote(self.model._meta.db_table)
+
+    @property
+    def writable_fields(self) -> tuple[Field, ...]:
+        return tuple(field for field in self.fields if not field.read_only)
+
+    @property
+    def fields_sql(self) -> str:
+        """The row `t` as JSON of its wire fields, without `id` and `_rev`."""
+        columns = ", ".join(f"{field.sql} AS {quote(field.name)}" for field in self.fields)
+        return f"row_to_json((SELECT w FROM (SELECT {columns}) w))"
+
+    @property
+    def scopes_sql(self) -> str:
+        """A text[] of the scopes of row `t`; a row that no rule gives a scope is in `''`, which nobody is granted."""
+        if all(rule.column is None for rule in self.declaration.scopes):
+            return f"ARRAY[{', '.join(literal(name) for name in sorted({r.name for r in self.declaration.scopes}))}]"
+        rules = [
+            f"({literal(rule.name)})"
+            if rule.column is None
+            else f"({literal(rule.name + ':')} || t.{quote(self._column(rule.column))}::text)"
+            for rule in self.declaration.scopes
+        ]
+        found = (
+            f"SELECT DISTINCT s.scope FROM (VALUES {', '.join(rules)}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
+        )
+        return f"coalesce(nullif(ARRAY({found}), '{{}}'), ARRAY[''])"
+
+    def _column(self, name: str) -> str:
+        return next(f.column for f in self.model._meta.concrete_fields if f.attname == name)
+
+    def field(self, name: str) -> Field | None:
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
+
+
+def wire_type(field: models.Field[Any, Any]) -> str | None:
+    """The wire type of a model field (of the key it refers to, for a foreign key); None when it has none."""
+    if isinstance(field, models.ForeignKey):
+        return wire_type(field.target_field)
+    return next((_TYPES[kind] for kind in type(field).__mro__ if kind in _TYPES), None)
+
+
+@cache
+def entities() -> dict[str, Entity]:
+    """Every synced entity by name, each after the entities that its rows refer to (cycles in order of declaration)."""
+    by_model = {d.model: d.entity for d in declarations()}
+    waiting = {d.entity: Entity(d, tuple(_fields(d, by_model))) for d in declarations()}
+    ordered: dict[str, Entity] = {}
+
+    def place(entity: Entity, above: frozenset[str]) -> None:
+        for field in entity.fields:
+            if field.references and field.references not in above | ordered.keys():
+                place(waiting[field.references], above | {entity.name})
+        ordered.setdefault(entity.name, entity)
+
+    for entity in waiting.values():
+        if entity.name not in ordered:
+            place(entity, frozenset({entity.name}))
+    return ordered
+
+
+def _fields(declaration: Declaration, by_model: dict[type[models.Model], str]) -> list[Field]:
+    return [
+        _field(field, declaration, by_model)
+        for field in declaration.model._meta.concrete_fields
+        if not field.primary_key and field.attname not in declaration.hidden and wire_type(field)
+    ]
+
+
+def _field(field: models.Field[Any, Any], declaration: Declaration, by_model: dict[type[models.Model], str]) -> Field:
+    kind = wire_type(field)
+    assert kind is not None
+    choices = tuple(value for value, _ in field.flatchoices) or None
+    has_default = field.has_default() and not callable(field.default)
+    automatic = field.generated or getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+    return Field(
+        name=field.attname,
+        column=field.column,
+        type=kind,
+        db_type=(field.db_type(connection) or "").split("(")[0],
+        nullable=field.null,
+        max_length=field.max_length if kind == "text" else None,
+        choices=choices,
+        references=by_model.get(field.related_model) if isinstance(field, models.ForeignKey) else None,  # type: ignore[arg-type]
+        read_only=not declaration.writable or automatic or field.attname in declaration.read_only,
+        counter=field.attname in declaration.counters,
+        default=_wire_default(kind, field.default) if has_default else None,
+        model_field=field,
+    )
+
+
+def _wire_default(kind: str, value: Any) -> Any:
+    if value is None or kind in {"boolean", "integer", "real", "json"}:
+        return value
+    return str(value)
+
+
+def declaration_errors(declaration: Declaration) -> list[str]:
+    """What is wrong with a declaration, a sentence each."""
+    meta = declaration.model._meta
+    names = {field.attname: field for field in meta.concrete_fields}
+    errors = []
+    if not isinstance(meta.pk, models.UUIDField) or meta.pk.name != "id":
+        errors.append("needs a UUIDField `id` as its primary key, so that a device can make a row while offline")
+    for option in ("counters", "read_only", "hidden"):
+        errors += [
+            f"{option} names {name!r}, which is no column (a foreign key is named with its `_id`)"
+            for name in sorted(getattr(declaration, option) - names.keys())
+        ]
+    errors += [
+        f"scope {rule.name!r} names {rule.column!r}, which is no column"
+        for rule in declaration.scopes
+        if rule.column is not None and rule.column not in names
+    ]
+    if not declaration.scopes:
+        errors.append("has no scope, so no device could ever have its rows")
+    errors += [f"scope name {rule.name!r} may not hold ':'" for rule in declaration.scopes if ":" in rule.name]
+    visible = [f for f in meta.concrete_fields if not f.primary_key and f.attname not in declaration.hidden]
+    if not visible:
+        errors.append("has no field besides `id` that devices may see")
+    errors += [
+        f"field {f.attname!r} ({type(f).__name__}) has no wire type; hide it" for f in visible if wire_type(f) is None
+    ]
+    errors += [f"field name {f.attname!r} is reserved" for f in visible if f.attname in RESERVED_NAMES]
+    errors += [
+        f"counter {name!r} must be an integer or a decimal"
+        for name in sorted(declaration.counters & names.keys())
+        if wire_type(names[name]) not in {"integer", "decimal"}
+    ]
+    return errors
+
+
+def references_of(entity: Entity) -> tuple[Field, ...]:
+    return tuple(field for field in entity.fields if field.references)
+
+
+__all__ = ["Entity", "Field", "declaration_errors", "entities", "references_of", "wire_type"]

@@ -1,0 +1,115 @@
+"""Writes one wave of checked mutations: one statement for each entity and set of fields, whatever the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+from django.db import connection, models
+
+from sync.capture import set_author
+from sync.decide import Candidate
+from sync.mutation import checker
+from sync.sql import block, quote
+from sync.wire import Entity, entities
+
+
+def write_wave(wave: Sequence[Candidate], author: str) -> None:
+    """Write mutations that touch each row at most once. Raises the database's errors, and Django's for a kept reference."""
+    by_entity: dict[str, list[Candidate]] = {}
+    for candidate in wave:
+        by_entity.setdefault(candidate.mutation.entity, []).append(candidate)
+    parents_first = [(entity, by_entity[name]) for name, entity in entities().items() if name in by_entity]
+    for entity, candidates in parents_first:
+        _insert(entity, [c for c in candidates if c.mutation.op == "create"], author)
+        _update(entity, [c for c in candidates if c.mutation.op == "update"], author)
+    for entity, candidates in reversed(parents_first):
+        _delete(entity, [c for c in candidates if c.mutation.op == "delete"], author)
+
+
+def _insert(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
+    if not candidates:
+        return
+    rules = checker(entity)
+    given = [{"id": c.mutation.row, **c.values.fields} for c in candidates if c.values]
+    made = [{name: default() for name, default in rules.server_defaults.items()} for _ in candidates]
+    names = ["id", *rules.fields, *rules.server_defaults]
+    columns = _columns(entity, names)
+    records = [_recordset("given", [columns[name] for name in ("id", *rules.fields)])]
+    if rules.server_defaults:
+        records.append(_recordset("made", [columns[name] for name in rules.server_defaults]))
+    sql = block(
+        "push.sql",
+        "insert_rows",
+        table=entity.table,
+        columns=", ".join(quote(columns[name].column) for name in names),
+        values=", ".join(_value(columns[name]) for name in names),
+        records=", ".join(records),
+    )
+    _execute(sql, candidates, author, given=given, made=made)
+
+
+def _update(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
+    rules = checker(entity)
+    for (fields, amounts), group in groupby(sorted(candidates, key=_shape), key=_shape):
+        same = list(group)
+        touched = {name: default() for name, default in rules.touched_columns.items()}
+        given = [{"id": c.mutation.row, **c.values.fields, **touched} for c in same if c.values]
+        added = [dict(c.values.amounts) for c in same if c.values]
+        columns = _columns(entity, ["id", *fields, *amounts, *touched])
+        records = [_recordset("given", [columns[name] for name in ("id", *fields, *touched)])]
+        if amounts:
+            records.append(_recordset("added", [columns[name] for name in amounts]))
+        assignments = [f"{quote(columns[name].column)} = {_value(columns[name])}" for name in (*fields, *touched)]
+        for name in amounts:
+            column = quote(columns[name].column)
+            assignments.append(f"{column} = t.{column} + v.{column}")
+        sql = block(
+            "push.sql",
+            "update_rows",
+            table=entity.table,
+            assignments=", ".join(assignments),
+            records=", ".join(records),
+        )
+        _execute(sql, same, author, given=given, added=added)
+
+
+def _delete(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
+    """Django's own delete: it cascades, clears or protects as the model says."""
+    if candidates:
+        set_author(author, {c.mutation.row: c.mutation.id for c in candidates})
+        entity.model._default_manager.filter(pk__in=[c.mutation.row for c in candidates]).delete()
+
+
+def _shape(candidate: Candidate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    assert candidate.values is not None
+    return tuple(sorted(candidate.values.fields)), tuple(sorted(candidate.values.amounts))
+
+
+def _columns(entity: Entity, names: Iterable[str]) -> dict[str, models.Field[Any, Any]]:
+    by_name = {field.attname: field for field in entity.model._meta.concrete_fields}
+    return {name: by_name[name] for name in names}
+
+
+def _recordset(parameter: str, columns: Sequence[models.Field[Any, Any]]) -> str:
+    """`jsonb_to_recordset` of a JSON array, with the columns' own types; base64 comes as text."""
+    types = ", ".join(f"{quote(c.column)} {'text' if _is_binary(c) else c.db_type(connection)}" for c in columns)
+    return f"jsonb_to_recordset(%({parameter})s::jsonb) AS ({types})"
+
+
+def _value(column: models.Field[Any, Any]) -> str:
+    name = f"v.{quote(column.column)}"
+    return f"decode({name}, 'base64')" if _is_binary(column) else name
+
+
+def _is_binary(column: models.Field[Any, Any]) -> bool:
+    return isinstance(column, models.BinaryField)
+
+
+def _execute(sql: str, candidates: Sequence[Candidate], author: str, **records: Sequence[Any]) -> None:
+    mutations = {str(c.mutation.row): str(c.mutation.id) for c in candidates}
+    parameters = {name: msgspec.json.encode(rows).decode() for name, rows in records.items()}
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {"author": author, "mutations": msgspec.json.encode(mutations).decode(), **parameters})

@@ -1,0 +1,62 @@
+"""Pieces of the OpenAPI description that every endpoint shares."""
+
+from typing import Any
+
+import msgspec
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse
+from rest_framework import serializers
+
+from syncserver.errors import MEDIA_TYPE, PROBLEMS, Problem
+
+# Members that some problems have beside the usual ones, as their examples show them.
+_EXTRA: dict[str, dict[str, object]] = {
+    "device_revoked": {"wipe": True},
+    "rate_limited": {"retry_after_seconds": 60},
+    "service_unavailable": {"retry_after_seconds": 5},
+    "unknown_field": {"field": "nmae"},
+    "invalid_request": {"field": "name"},
+}
+
+
+class ProblemSerializer(serializers.Serializer[dict[str, object]]):
+    """RFC 9457. `code` is stable; a problem may have further members."""
+
+    type = serializers.CharField(help_text="`urn:syncserver:problem:` and the code.")
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField(help_text="What is wrong with this request, or what to do next.")
+    code = serializers.ChoiceField(choices=[(code, entry.title) for code, entry in PROBLEMS.items()])
+
+
+def problems(*codes: str) -> dict[tuple[int, str], OpenApiResponse]:
+    """The responses of `extend_schema` for these codes of the catalogue (KeyError for another), with an example of each.
+
+    What every endpoint can answer (`internal_error`, `service_unavailable`) is added.
+    """
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys((*codes, "internal_error", "service_unavailable")):
+        by_status.setdefault(PROBLEMS[code].status, []).append(code)
+    return {(status, MEDIA_TYPE): _response(together) for status, together in sorted(by_status.items())}
+
+
+def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON schema of a msgspec Struct whose members are not Structs themselves."""
+    _, components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+    return components[kind.__name__]
+
+
+def _response(codes: list[str]) -> OpenApiResponse:
+    return OpenApiResponse(
+        ProblemSerializer,
+        description="; ".join(f"`{code}`: {PROBLEMS[code].title}" for code in codes),
+        examples=[
+            OpenApiExample(
+                code,
+                value=Problem(code, **_EXTRA.get(code, {})).as_dict(),
+                media_type=MEDIA_TYPE,
+                response_only=True,
+                status_codes=[str(PROBLEMS[code].status)],
+            )
+            for code in codes
+        ],
+    )

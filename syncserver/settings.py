@@ -1,0 +1,147 @@
+"""Every setting of the server: its default, its unit and its reason. `syncserver.environment` reads the environment."""
+
+import sys
+
+from syncserver import environment as env
+from syncserver import postgres
+
+BASE_DIR = env.BASE_DIR
+DATA_DIR = env.DATA_DIR  # SYNC_DATA_DIR: the secret key, the embedded database, the ERP of the demo
+VERSION = "0.1.0"
+
+# --- Django ---
+DEBUG = env.flag("DEBUG", False)
+SECRET_KEY = env.secret_key()
+SECRET_KEY_FALLBACKS = env.words("SECRET_KEY_FALLBACKS")  # earlier keys: tokens made with them stay valid
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_structlog",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "sync",
+    "devices",
+    "entities",
+    "legacy",
+]
+MIDDLEWARE = [
+    "syncserver.http.RequestMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "syncserver.urls"
+WSGI_APPLICATION = "syncserver.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+# --- Database ---
+# DATABASE_URL: any PostgreSQL 15+. Unset: the embedded one of this checkout, started when it does not run yet.
+DATABASE_URL = env.text("DATABASE_URL")
+DATABASES = {
+    "default": env.database(DATABASE_URL or postgres.start(DATA_DIR / "postgres"))
+    | {
+        "CONN_MAX_AGE": env.integer("DATABASE_CONNECTION_AGE_SECONDS_MAX", 600),
+        # A stalled query must not hold a worker for ever; no request of ours needs this long.
+        "DISABLE_SERVER_SIDE_CURSORS": True,  # no session state: PgBouncer in transaction mode works
+    }
+}
+
+# --- Transport security: on when the server is reached by HTTPS through a proxy ---
+HTTPS = env.flag("HTTPS", False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", 3600) if HTTPS else 0
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+
+# --- Sync: limits (name and unit in the name) ---
+SYNC_PULL_ROWS_DEFAULT = 2_000  # rows of a page when the device names no limit
+SYNC_PULL_ROWS_MAX = 10_000  # rows of a page at most
+SYNC_PULL_PAGE_BYTES_MAX = 4_000_000  # of JSON in a page; one row larger than that is a page of its own
+SYNC_PUSH_MUTATIONS_MAX = 1_000  # mutations of one call
+SYNC_PUSH_BODY_BYTES_MAX = 8_000_000  # of a push after decompression: a compression bomb stops here
+SYNC_BODY_BYTES_MAX = 64_000  # of any other API request
+SYNC_SCOPES_PER_DEVICE_MAX = 200  # granted to one device and its user; the pull token names each
+SYNC_RESULT_AGE_DAYS_MAX = env.integer("SYNC_RESULT_AGE_DAYS_MAX", 30)  # a mutation's id is remembered that long
+SYNC_HISTORY_AGE_DAYS_MAX = env.integer("SYNC_HISTORY_AGE_DAYS_MAX", 400)  # at least 30: the base of merges
+SYNC_TOMBSTONE_AGE_DAYS_MAX = env.integer("SYNC_TOMBSTONE_AGE_DAYS_MAX", 90)  # older tokens get 410
+SYNC_WRITER_AGE_SECONDS_MAX = env.integer("SYNC_WRITER_AGE_SECONDS_MAX", 900)  # an older open writer fails /readyz
+SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX = env.integer("SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX", 72)
+SYNC_ENROLLMENT_FAILURES_MAX = env.integer("SYNC_ENROLLMENT_FAILURES_MAX", 10)  # per address, in the window
+SYNC_ENROLLMENT_FAILURES_WINDOW_SECONDS = 600
+SYNC_LAST_SEEN_SECONDS = 60  # a device's "last seen" is written at most this often, so that an idle pull writes nothing
+SYNC_PROXIES_COUNT = env.integer("SYNC_PROXIES_COUNT", 0)  # trusted proxies that append to X-Forwarded-For
+DATA_UPLOAD_MAX_MEMORY_SIZE = SYNC_PUSH_BODY_BYTES_MAX
+
+# --- The pre-existing system ---
+LEGACY_URL = env.text("LEGACY_URL")
+LEGACY_DATABASE = env.text("LEGACY_DATABASE")
+LEGACY_USER = env.text("LEGACY_USER")
+LEGACY_PASSWORD = env.text("LEGACY_PASSWORD")
+
+# --- API ---
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["devices.authentication.DeviceAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "syncserver.http.problem_response",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Syncserver",
+    "VERSION": VERSION,
+    "DESCRIPTION": "The offline-first sync protocol, version 1. `docs/protocol.md` gives its promises.",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SERVE_PUBLIC": True,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+}
+
+# --- Logs: one JSON object a line ---
+LOG_LEVEL = env.text("LOG_LEVEL", "INFO").upper()
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "syncserver.logs.json_formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {"httpx": {"level": "WARNING"}, "httpcore": {"level": "WARNING"}},
+}
