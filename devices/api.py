@@ -11,11 +11,15 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from devices import enroll
+from devices.authentication import device_of
 from devices.models import Device
 from syncserver.http import body_as, client_address
 from syncserver.openapi import problems, schema
 
 EXAMPLE_DEVICE = "01980a1e-6f4c-7c3e-9d3b-2f8a4d1c5b60"
+
+
+Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
 class Enrollment(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,8 +48,8 @@ class Identity(msgspec.Struct):
     app_version: str
     scopes: list[str]
     user: str | None
-    enrolled_at: datetime
-    last_seen_at: datetime | None
+    enrolled_at: Moment
+    last_seen_at: Moment | None
 
 
 class Rotated(msgspec.Struct):
@@ -108,9 +112,7 @@ class EnrollView(APIView):
     def post(self, request: Request) -> HttpResponse:
         """Works once for each code; a wrong, used and expired code are refused alike."""
         body = body_as(request, Enrollment)
-        device, token = enroll.enroll(
-            body.code, body.name, body.platform, body.app_version, client_address(request)
-        )
+        device, token = enroll.enroll(body.code, body.name, body.platform, body.app_version, client_address(request))
         return _json(Enrolled(device.id, token, device.scopes), status=201)
 
 
@@ -143,18 +145,18 @@ class MeView(APIView):
     )
     def get(self, request: Request) -> HttpResponse:
         """The device that the token belongs to, with its scopes and its user's."""
-        scopes: list[str] = request.user.scopes
-        device = Device.objects.select_related("user").get(pk=request.user.pk)
+        caller = device_of(request)
+        device = Device.objects.select_related("user").get(pk=caller.pk)
         return _json(
             Identity(
                 device=device.id,
                 name=device.name,
                 platform=device.platform,
                 app_version=device.app_version,
-                scopes=scopes,
-                user=device.user and device.user.get_username(),
-                enrolled_at=device.created_at,
-                last_seen_at=device.last_seen_at,
+                scopes=caller.scopes,
+                user=device.user.get_username() if device.user else None,
+                enrolled_at=_moment(device.created_at),
+                last_seen_at=_moment(device.last_seen_at) if device.last_seen_at else None,
             )
         )
 
@@ -172,12 +174,14 @@ class RotateView(APIView):
     )
     def post(self, request: Request) -> HttpResponse:
         """The old token is refused from the moment of the answer."""
-        return _json(Rotated(enroll.rotate(request.user)))
+        return _json(Rotated(enroll.rotate(device_of(request))))
+
+
+def _moment(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _json(body: msgspec.Struct, status: int = 200) -> HttpResponse:
-    answer = HttpResponse(
-        msgspec.json.encode(body, enc_hook=None), status=status, content_type="application/json"
-    )
+    answer = HttpResponse(msgspec.json.encode(body), status=status, content_type="application/json")
     answer.headers["Cache-Control"] = "no-store"
     return answer

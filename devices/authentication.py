@@ -84,6 +84,13 @@ def identify(hashed: bytes, request: HttpRequest | None = None) -> Device:
     return device
 
 
+def device_of(request: Request) -> Device:
+    """The device that `DeviceAuthentication` found."""
+    device = request.user
+    assert isinstance(device, Device)  # of views that demand authentication
+    return device
+
+
 def refusal(wipe: bool) -> Problem:
     """What a revoked device is told on every call."""
     return Problem("device_revoked", wipe=True) if wipe else Problem("device_revoked")
@@ -97,7 +104,9 @@ class Report(NamedTuple):
     oldest: datetime | None
 
 
-def seen(device_id: uuid.UUID, last_seen_at: datetime | None, header: str | None, pending: int | None = UNKNOWN) -> None:
+def seen(
+    device_id: uuid.UUID, last_seen_at: datetime | None, header: str | None, pending: int | None = UNKNOWN
+) -> None:
     """Note that a device has called, and what its Sync-Client header told.
 
     Writes at most every SYNC_LAST_SEEN_SECONDS, except that an outbox that became empty, or no longer is, is noted at

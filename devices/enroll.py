@@ -32,8 +32,8 @@ def create_code(
 ) -> str:
     """Make an enrolment code and return it; only its hash is kept, so nobody can show it again.
 
-    `hours` it is valid: SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX unless given, and never more. Raises ValidationError for a bad
-    scope, too many of them, or hours out of range.
+    `hours` it is valid: SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX unless given, and never more. Raises ValidationError for a
+    bad scope, too many of them, or hours out of range.
     """
     wanted = sorted(set(scopes))
     for scope in wanted:
@@ -52,9 +52,9 @@ def create_code(
     EnrollmentCode.objects.create(
         code_hash=code_hash(code),
         scopes=wanted,
-        user_id=user and user.pk,
+        user_id=user.pk if user else None,
         created_at=now,
-        created_by_id=created_by and created_by.pk,
+        created_by_id=created_by.pk if created_by else None,
         expires_at=now + timedelta(hours=valid_hours),
     )
     return code
@@ -77,7 +77,7 @@ def enroll(code: str, name: str, platform: str, app_version: str, address: str) 
         )
         if taken is not None:
             return _admit(taken, name, platform, app_version, now)
-        EnrollmentFailure.objects.create(address=address, at=now)
+        _note_failure(address, now)
     # Raised after the transaction, which keeps the failure.
     raise Problem("enrollment_refused")
 
@@ -120,7 +120,7 @@ def _admit(taken: EnrollmentCode, name: str, platform: str, app_version: str, no
     try:
         check_count(device)
     except ValidationError as error:
-        raise Problem("too_many_scopes", error.message) from None  # rolls back: the code stays open
+        raise Problem("too_many_scopes", str(error.message)) from None  # rolls back: the code stays open
     return device, token
 
 
@@ -130,11 +130,20 @@ def _refuse_busy_address(address: str, now: datetime) -> None:
     with connection.cursor() as cursor:
         # Until the end of the transaction: else a hundred guesses sent at once would all find the count low.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('devices_enroll ' || %s, 0))", [address])
-    EnrollmentFailure.objects.filter(at__lte=since).delete()
-    failures = EnrollmentFailure.objects.filter(address=address).order_by("at").values_list("at", flat=True)
-    counted = list(failures[: settings.SYNC_ENROLLMENT_FAILURES_MAX])
-    if len(counted) >= settings.SYNC_ENROLLMENT_FAILURES_MAX:
-        raise Problem("rate_limited", retry_after_seconds=max(1, math.ceil((counted[0] - since).total_seconds())))
+    failures = EnrollmentFailure.objects.filter(address=address, at__gt=since).order_by("-at")
+    counted = failures.values_list("at", flat=True)[: settings.SYNC_ENROLLMENT_FAILURES_MAX]
+    if len(counted) == settings.SYNC_ENROLLMENT_FAILURES_MAX:
+        oldest = list(counted)[-1]
+        raise Problem("rate_limited", retry_after_seconds=max(1, math.ceil((oldest - since).total_seconds())))
+
+
+def _note_failure(address: str, now: datetime) -> None:
+    """Keep the failure, and remove those that count no more."""
+    EnrollmentFailure.objects.create(address=address, at=now)
+    over = now - timedelta(seconds=settings.SYNC_ENROLLMENT_FAILURES_WINDOW_SECONDS)
+    # Passing over what another attempt is removing, since two that wait for each other's rows would deadlock.
+    old = EnrollmentFailure.objects.select_for_update(skip_locked=True).filter(at__lte=over)
+    EnrollmentFailure.objects.filter(pk__in=old.values("pk")).delete()
 
 
 def _new_token() -> str:

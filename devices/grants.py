@@ -30,14 +30,15 @@ def revoke_scope(scope: str, holder: Device | AbstractBaseUser) -> bool:
     return deleted > 0
 
 
-def check_count(holder: Device | AbstractBaseUser) -> None:
-    """Raise ValidationError where a device, or one of the user's, has more than SYNC_SCOPES_PER_DEVICE_MAX grants."""
+def check_count(holder: Device | AbstractBaseUser, more: int = 0) -> None:
+    """Raise ValidationError where a device, or one of the user's, has too many grants, with `more` on the way."""
     if isinstance(holder, Device):
         count = Grant.objects.of(holder).count()
     else:
         own = Device.objects.filter(user_id=holder.pk).annotate(count=Count("grants")).order_by("-count")
         most = own.values_list("count", flat=True).first() or 0
         count = most + Grant.objects.filter(user_id=holder.pk).count()
+    count += more
     if count > settings.SYNC_SCOPES_PER_DEVICE_MAX:
         raise ValidationError(
             f"A device can have {settings.SYNC_SCOPES_PER_DEVICE_MAX} scopes at most, its user's included; "

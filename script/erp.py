@@ -59,9 +59,10 @@ def main() -> None:
 
 
 def start(port: int) -> None:
-    """Start Tryton unless it runs; install and load first where that was not done. Exits 1 where it does not come up."""
+    """Start Tryton unless it runs; install and load first where that was not done. Exits 1 if it does not come up."""
     if address := running():
-        return say(f"Tryton runs already at {address}")
+        say(f"Tryton runs already at {address}")
+        return
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two starts at once: one builds, the other finds it built
@@ -74,9 +75,10 @@ def start(port: int) -> None:
         draft.rename(database)  # never half a database, whenever we are killed
     address = f"http://127.0.0.1:{port}"
     # Tryton inherits the lock and holds it as long as it lives: whoever can't take it knows that the pid is Tryton's.
-    with open(LIVE / "running.lock", "w") as lock, open(LIVE / "log", "w") as log:
+    with (LIVE / "running.lock").open("w") as lock, (LIVE / "log").open("w") as log:
         if not _take(lock):
-            return say("Tryton is being started by someone else.")
+            say("Tryton is being started by someone else.")
+            return
         (LIVE / "running.json").unlink(missing_ok=True)  # an old one names a process that is not Tryton any more
         command = [str(PYTHON.parent / "trytond"), "-c", str(configuration(LIVE, port)), "-d", DATABASE]
         process = subprocess.Popen(
@@ -107,7 +109,7 @@ def wait(process: "subprocess.Popen[bytes]", address: str) -> None:
 def running() -> str | None:
     """The address of the running Tryton of this folder, or None."""
     try:
-        with open(LIVE / "running.lock") as lock:
+        with (LIVE / "running.lock").open() as lock:
             return None if _take(lock) else str(json.loads((LIVE / "running.json").read_text())["address"])
     except FileNotFoundError:
         return None
@@ -189,7 +191,9 @@ class step:
 
 
 def run(*command: object, env: dict[str, str] | None = None) -> None:
-    ended = subprocess.run(list(map(str, command)), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ended = subprocess.run(
+        list(map(str, command)), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if ended.returncode != 0:
         sys.exit(f"{ended.stdout}\n{' '.join(map(str, command))} ended with {ended.returncode}.")
 

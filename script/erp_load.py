@@ -69,7 +69,7 @@ def _company(pool: Any) -> int:
 
 
 class Loader:
-    """One method a step; each returns how many records it made. Later steps find earlier records by Northwind's keys."""
+    """One method a step; each returns how many records it made. Later steps find earlier ones by Northwind's keys."""
 
     def __init__(self, pool: Any, company: int, folder: Path) -> None:
         self.pool, self.company, self.folder = pool, company, folder
@@ -152,7 +152,11 @@ class Loader:
                 ship_to[order["CustomerID"]].append(address)
         parties = []
         for row in rows:
-            numbers = [("phone", None, row["Phone"]), ("fax", None, row["Fax"]), ("other", "Title", row["ContactTitle"])]
+            numbers = [
+                ("phone", None, row["Phone"]),
+                ("fax", None, row["Fax"]),
+                ("other", "Title", row["ContactTitle"]),
+            ]
             mechanisms = [{"type": kind, "name": name, "value": value} for kind, name, value in numbers if value]
             main = self.address(row, "", attn=row["ContactName"], sequence=MAIN)
             parties.append(
@@ -275,7 +279,12 @@ class Loader:
 
     def move(self, product: Any, quantity: float, source: Any, target: Any, day: dt.date) -> Values:
         values = {"product": product.id, "unit": product.default_uom.id, "quantity": quantity, "company": self.company}
-        return values | {"from_location": source.id, "to_location": target.id, "effective_date": day, "planned_date": day}
+        return values | {
+            "from_location": source.id,
+            "to_location": target.id,
+            "effective_date": day,
+            "planned_date": day,
+        }
 
     def settings(self) -> None:
         """From here on: what is discontinued is not for sale, new sales are numbered on and invoiced by hand."""

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from uuid import UUID
 
 from django.db import connection, transaction
 
@@ -11,7 +10,7 @@ from sync.sql import block
 
 
 @contextmanager
-def authored(author: str, mutations: Mapping[UUID, UUID] | None = None) -> Iterator[None]:
+def authored(author: str, mutations: Mapping[str, str] | None = None) -> Iterator[None]:
     """Within a transaction, record `author` in the history of every row that is changed inside the block.
 
     `author` is `device:<id>`, `user:<name>`, `run:<id>` or `migrate`. `mutations` maps the ids of rows to the
@@ -27,8 +26,8 @@ def authored(author: str, mutations: Mapping[UUID, UUID] | None = None) -> Itera
             set_author("")
 
 
-def set_author(author: str, mutations: Mapping[UUID, UUID] | None = None) -> None:
+def set_author(author: str, mutations: Mapping[str, str] | None = None) -> None:
     """The same for the rest of the transaction, or until it is set again."""
-    known = json.dumps({str(row): str(mutation) for row, mutation in mutations.items()}) if mutations else ""
+    known = json.dumps(dict(mutations)) if mutations else ""
     with connection.cursor() as cursor:
         cursor.execute(block("capture.sql", "author"), {"author": author, "mutations": known})

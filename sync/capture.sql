@@ -7,43 +7,39 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
 BEGIN
     WITH captured AS MATERIALIZED (
-        SELECT t.id, coalesce(p.rev, 0) + 1 AS rev, {{fields}} AS fields, {{scopes}} AS scopes
-        FROM new_rows t
-        LEFT JOIN LATERAL (
-            SELECT max(f.rev) AS rev FROM sync_feed f WHERE f.row_id = t.id AND f.entity = {{entity}}
-        ) p ON true
+        SELECT n.id, r.rev, {{new_row}} AS new, {{new_scopes}} AS scopes
+        FROM new_rows n CROSS JOIN LATERAL (
+            SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = n.id AND f.entity = {{entity}}
+        ) r
     ), fed AS (
-        INSERT INTO sync_feed AS f (row_id, entity, scope, rev, xid, seq, data)
-        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), sync_data(c.id, c.rev, c.fields)
+        INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
+        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new::text
         FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope)
         ON CONFLICT (row_id, entity, scope) DO UPDATE
         SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
     )
     INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, new)
-    SELECT c.id, {{entity}}, c.rev, 'insert', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.fields
+    SELECT c.id, {{entity}}, c.rev, 'insert', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.new
     FROM captured c;
     RETURN NULL;
 END $body$;
 
 -- name: update_function
--- After UPDATE: rows whose wire form or scopes changed. A changed id is a delete and an insert.
+-- After UPDATE: rows whose wire fields or scopes changed, byte by byte. A changed id is a delete and an insert.
 CREATE OR REPLACE FUNCTION {{update_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
 DECLARE
     v_author text := sync_author();
     v_mutations jsonb := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
 BEGIN
-    WITH before AS (
-        SELECT t.id, {{fields}} AS fields, {{scopes}} AS scopes FROM old_rows t
-    ), after AS (
-        SELECT t.id, {{fields}} AS fields, {{scopes}} AS scopes FROM new_rows t
-    ), captured AS MATERIALIZED (
-        SELECT id, coalesce(p.rev, 0) + 1 AS rev, o.fields AS old, n.fields AS new, coalesce(n.scopes, '{}') AS scopes
-        FROM before o FULL JOIN after n USING (id)
-        LEFT JOIN LATERAL (
-            SELECT max(f.rev) AS rev FROM sync_feed f WHERE f.row_id = id AND f.entity = {{entity}}
-        ) p ON true
-        WHERE o.fields::text IS DISTINCT FROM n.fields::text OR o.scopes IS DISTINCT FROM n.scopes
+    WITH captured AS MATERIALIZED (
+        SELECT id, r.rev, CASE WHEN o.id IS NOT NULL THEN {{old_row}} END AS old,
+               CASE WHEN n.id IS NOT NULL THEN {{new_row}} END AS new,
+               CASE WHEN n.id IS NOT NULL THEN {{new_scopes}} ELSE '{}' END AS scopes
+        FROM old_rows o FULL JOIN new_rows n USING (id) CROSS JOIN LATERAL (
+            SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = id AND f.entity = {{entity}}
+        ) r
+        WHERE o.id IS NULL OR n.id IS NULL OR record_image_ne(ROW({{old_columns}}), ROW({{new_columns}}))
     ), {{feed}}
     RETURN NULL;
 END $body$;
@@ -57,18 +53,16 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
 BEGIN
     WITH captured AS MATERIALIZED (
-        SELECT t.id, {{fields}} AS fields, p.rev
-        FROM {{source}} t
-        CROSS JOIN LATERAL (
-            SELECT coalesce(max(f.rev), 0) + 1 AS rev
-            FROM sync_feed f WHERE f.row_id = t.id AND f.entity = {{entity}}
-        ) p
+        SELECT o.id, r.rev, {{old_row}} AS old
+        FROM {{source}} o CROSS JOIN LATERAL (
+            SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = o.id AND f.entity = {{entity}}
+        ) r
     ), gone AS (
         UPDATE sync_feed f SET rev = c.rev, xid = v_xid, seq = nextval('sync_feed_seq'), data = NULL
         FROM captured c WHERE f.row_id = c.id AND f.entity = {{entity}} AND f.data IS NOT NULL
     )
     INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old)
-    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.fields
+    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.old
     FROM captured c;
     RETURN NULL;
 END $body$;
@@ -82,17 +76,16 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
 BEGIN
     WITH before AS (
-        SELECT f.row_id AS id, max(f.rev) AS last_rev, min(f.data) AS data,
+        SELECT f.row_id AS id, max(f.rev) AS rev, min(f.data) AS data,
                array_agg(f.scope ORDER BY f.scope) FILTER (WHERE f.data IS NOT NULL) AS scopes
         FROM sync_feed f WHERE f.entity = {{entity}} GROUP BY f.row_id
-    ), after AS (
-        SELECT t.id, {{fields}} AS fields, {{scopes}} AS scopes FROM {{table}} t
     ), captured AS MATERIALIZED (
-        SELECT id, coalesce(o.last_rev, 0) + 1 AS rev,
-               ((o.data::jsonb) - 'id' - '_rev')::json AS old, n.fields AS new, coalesce(n.scopes, '{}') AS scopes
-        FROM before o FULL JOIN after n USING (id)
-        WHERE (o.scopes IS NOT NULL OR n.id IS NOT NULL)
-          AND (o.scopes IS DISTINCT FROM n.scopes OR o.data IS DISTINCT FROM sync_data(id, o.last_rev, n.fields))
+        SELECT id, r.rev, o.data::json AS old, CASE WHEN n.id IS NOT NULL THEN {{new_row}} END AS new,
+               CASE WHEN n.id IS NOT NULL THEN {{new_scopes}} ELSE '{}' END AS scopes
+        FROM before o FULL JOIN {{table}} n USING (id) CROSS JOIN LATERAL (SELECT coalesce(o.rev, 0) + 1 AS rev) r
+        WHERE (o.data IS NOT NULL OR n.id IS NOT NULL)
+          AND (o.data IS NULL OR n.id IS NULL OR o.scopes IS DISTINCT FROM {{new_scopes}}
+               OR o.data::jsonb - '_rev' <> {{new_row}}::jsonb - '_rev')
     ), {{feed}}
 END $body$;
 
@@ -100,7 +93,7 @@ END $body$;
 -- What UPDATE and restamp share: from captured(id, rev, old, new, scopes) to the feed and the history.
 stayed AS (
         INSERT INTO sync_feed AS f (row_id, entity, scope, rev, xid, seq, data)
-        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), sync_data(c.id, c.rev, c.new)
+        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new::text
         FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope)
         ON CONFLICT (row_id, entity, scope) DO UPDATE
         SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
@@ -116,9 +109,10 @@ stayed AS (
            CASE WHEN c.new IS NULL THEN c.old ELSE d.old END, CASE WHEN c.old IS NULL THEN c.new ELSE d.new END
     FROM captured c
     CROSS JOIN LATERAL (
-        SELECT json_object_agg(a.key, a.value) AS old, json_object_agg(b.key, b.value) AS new
-        FROM jsonb_each(c.old::jsonb) a JOIN jsonb_each(c.new::jsonb) b USING (key)
-        WHERE a.value IS DISTINCT FROM b.value
+        SELECT json_object_agg(key, a.value) FILTER (WHERE a.key IS NOT NULL) AS old,
+               json_object_agg(key, b.value) FILTER (WHERE b.key IS NOT NULL) AS new
+        FROM jsonb_each(c.old::jsonb) a FULL JOIN jsonb_each(c.new::jsonb) b USING (key)
+        WHERE a.value IS DISTINCT FROM b.value AND key <> '_rev'
     ) d;
 
 -- name: triggers

@@ -5,20 +5,19 @@ database refused something.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import NamedTuple
 
-from sync.mutation import Error, Mutation, Values, error
+import msgspec
+
+from sync.mutation import NO_VALUES, Error, Mutation, Values, error
 
 
 class RowKey(NamedTuple):
     entity: str
-    row: UUID
+    row: str
 
 
-@dataclass(frozen=True)
-class RowState:
+class RowState(msgspec.Struct, frozen=True, gc=False):
     """What the server knows of a row, for one device.
 
     `rev` is 0 for a row that never was. `known`: the device may know of it (it is, or was when it was deleted, in one of its
@@ -39,30 +38,24 @@ class RowState:
 NEVER = RowState()
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A mutation with its checked values, or with what was wrong with it already."""
 
+    key: RowKey
     mutation: Mutation
-    values: Values | None
-    errors: tuple[Error, ...]
+    values: Values = NO_VALUES
+    errors: tuple[Error, ...] = ()
     references: tuple[tuple[str, RowKey], ...] = ()
 
-    @property
-    def key(self) -> RowKey:
-        return RowKey(self.mutation.entity, self.mutation.row)
 
-
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """What takes effect together or not at all: a group, or a mutation that stands alone."""
 
-    group: UUID | None
+    group: str | None
     members: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`write`: it is to be written. Otherwise `conflict`, `rejected` (with errors), or `applied` with nothing to do."""
 
     status: str
@@ -82,34 +75,43 @@ class Interleaved(ValueError):
     """A group's members stand around another mutation of one of their rows, so that no order would be right."""
 
 
-def units_of(candidates: Sequence[Candidate]) -> list[Unit]:
-    """The units in the order in which they take effect: as sent, but a parent that comes later is moved before its child.
+def units_of(candidates: Sequence[Candidate], places: Iterable[int]) -> list[Unit]:
+    """The units of the mutations at these places, in the order in which they take effect: as sent, but a parent that comes later is moved before its child.
 
     Raises Interleaved.
     """
-    members: dict[UUID | int, list[int]] = {}
-    for at, candidate in enumerate(candidates):
-        members.setdefault(candidate.mutation.group or at, []).append(at)
+    members: dict[str | int, list[int]] = {}
+    for at in places:
+        members.setdefault(candidates[at].mutation.group or at, []).append(at)
     _refuse_interleaved(candidates, members)
-    units = [Unit(key if isinstance(key, UUID) else None, tuple(found)) for key, found in members.items()]
-    unit_of = {at: unit for unit in units for at in unit.members}
-    creator = {c.key: unit_of[at] for at, c in enumerate(candidates) if c.mutation.op == "create"}
-    ordered: dict[Unit, None] = {}
+    units = [Unit(key if isinstance(key, str) else None, tuple(found)) for key, found in members.items()]
+    place_of = {at: place for place, unit in enumerate(units) for at in unit.members}
+    creator = {c.key: place_of[at] for at in place_of if (c := candidates[at]).mutation.op == "create"}
+    parents = [
+        {creator[key] for at in unit.members for _, key in candidates[at].references if key in creator}
+        for unit in units
+    ]
+    if all(parent <= place for place, found in enumerate(parents) for parent in found):
+        return units
+    return [units[place] for place in _parents_first(parents)]
 
-    def place(unit: Unit, above: frozenset[Unit]) -> None:
-        for at in unit.members:
-            for _, key in candidates[at].references:
-                parent = creator.get(key)
-                if parent is not None and parent not in ordered and parent not in above:
-                    place(parent, above | {parent})
-        ordered.setdefault(unit, None)
 
-    for unit in units:
-        place(unit, frozenset({unit}))
+def _parents_first(parents: Sequence[set[int]]) -> list[int]:
+    """The places in order, but each after its parents; where parents go round in a circle, as they come."""
+    ordered: dict[int, None] = {}
+    for start in range(len(parents)):
+        path, entered = [start], {start}
+        while path:
+            place = path[-1]
+            if waiting := parents[place] - entered - ordered.keys():
+                path.append(min(waiting))
+                entered.add(path[-1])
+            else:
+                ordered.setdefault(path.pop())
     return list(ordered)
 
 
-def _refuse_interleaved(candidates: Sequence[Candidate], members: Mapping[UUID | int, Sequence[int]]) -> None:
+def _refuse_interleaved(candidates: Sequence[Candidate], members: Mapping[str | int, Sequence[int]]) -> None:
     for found in members.values():
         if found[-1] - found[0] + 1 == len(found):
             continue
@@ -172,7 +174,6 @@ def judge(candidate: Candidate, state: RowState) -> Verdict:
         case "update":
             if not state.known or (not state.alive and state.deleted_by_device):
                 return rejected(error("not_found"))
-            assert candidate.values is not None
             if not state.alive:
                 return CONFLICT
             if not candidate.values.fields:  # amounts add up whoever wrote before
@@ -196,14 +197,8 @@ def is_stale(base: int | None, state: RowState) -> bool:
 
 def _written(mutation: Mutation, state: RowState) -> RowState:
     deleted = mutation.op == "delete"
-    return replace(
-        state,
-        rev=state.rev + 1,
-        alive=not deleted,
-        known=True,
-        foreign_rev=state.foreign_rev if state.foreign_rev is not None else mutation.base or 0,
-        deleted_by_device=deleted,
-    )
+    foreign = state.foreign_rev if state.foreign_rev is not None else mutation.base or 0
+    return RowState(state.rev + 1, not deleted, True, foreign, deleted)
 
 
 def _missing_references(
@@ -211,7 +206,7 @@ def _missing_references(
 ) -> dict[int, tuple[Error, ...]]:
     missing = {}
     for at, verdict in verdicts.items():
-        if verdict is not WRITE or candidates[at].mutation.op == "delete":
+        if verdict is not WRITE or not candidates[at].references:
             continue
         gone = [name for name, key in candidates[at].references if not after.get(key, NEVER).visible]
         if gone:

@@ -12,11 +12,6 @@ CREATE OR REPLACE FUNCTION sync_mutations() RETURNS jsonb LANGUAGE sql STABLE AS
     SELECT nullif(current_setting('sync.mutations', true), '')::jsonb
 $$;
 
--- A row on the wire, from its id, revision and the JSON object of its fields.
-CREATE OR REPLACE FUNCTION sync_data(id uuid, rev bigint, fields json) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT '{"id":"' || id::text || '","_rev":' || rev::text || ',' || substr(fields::text, 2)
-$$;
-
 -- What a dump cannot carry with it: the cluster, its timeline, the database and the table itself. A database that was
 -- restored or replaced answers differently.
 CREATE OR REPLACE FUNCTION sync_database_identity() RETURNS text LANGUAGE sql STABLE AS $$

@@ -44,21 +44,25 @@ def _function_names(entity: str) -> dict[str, str]:
 def capture_of(entity: Entity) -> Capture:
     """The capture SQL of an entity, made from its declaration."""
     names = _function_names(entity.name)
-    row = {"entity": literal(entity.name), "fields": entity.fields_sql, "scopes": entity.scopes_sql}
-    feed = block("capture.sql", "feed_of_captured", entity=row["entity"])
-    delete = {"fields": row["fields"], "entity": row["entity"]}
+    name = {"entity": literal(entity.name)}
+    new = {"new_row": entity.row_sql("n", "r.rev"), "new_scopes": entity.scopes_sql("n")}
+    old = {"old_row": entity.row_sql("o", "r.rev - 1")}
+    columns = {"old_columns": entity.columns_sql("o"), "new_columns": entity.columns_sql("n")}
+    feed = {"feed": block("capture.sql", "feed_of_captured", **name)}
+
+    def function(op: str, kind: str, **parts: str) -> str:
+        return block(
+            "capture.sql", f"{kind}_function", **{f"{kind}_function": names[f"{op}_function"]}, **name, **parts
+        )
+
     functions = {
-        "insert": block("capture.sql", "insert_function", insert_function=names["insert_function"], **row),
-        "update": block("capture.sql", "update_function", update_function=names["update_function"], feed=feed, **row),
-        "delete": block(
-            "capture.sql", "delete_function", delete_function=names["delete_function"], source="old_rows", **delete
-        ),
-        "truncate": block(
-            "capture.sql", "delete_function", delete_function=names["truncate_function"], source=entity.table, **delete
-        ),
+        "insert": function("insert", "insert", **new),
+        "update": function("update", "update", **new, **old, **columns, **feed),
+        "delete": function("delete", "delete", source="old_rows", **old),
+        "truncate": function("truncate", "delete", source=entity.table, **old),
     }
     triggers = block("capture.sql", "triggers", table=entity.table, **names)
-    restamp = block("capture.sql", "restamp", table=entity.table, feed=feed, **row)
+    restamp = block("capture.sql", "restamp", table=entity.table, **name, **new, **feed)
     return Capture(entity, functions, triggers, restamp)
 
 

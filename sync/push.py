@@ -1,7 +1,7 @@
 """Push: a batch of mutations, in one transaction, set by set; one bad row never blocks the rest."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,13 +24,13 @@ from syncserver.errors import Problem
 ATTEMPTS_MAX = 3  # of a batch that lost a deadlock, or raced another device for a mutation's id
 
 
-class Result(msgspec.Struct, omit_defaults=True):
+class Result(msgspec.Struct, omit_defaults=True, gc=False):
     """The answer to one mutation, as it travels."""
 
-    id: UUID
+    id: str
     status: str
     rev: int | None = None
-    conflict: UUID | None = None
+    conflict: str | None = None
     errors: tuple[Error, ...] = ()
     row: msgspec.Raw | None | msgspec.UnsetType = msgspec.UNSET
     replayed: bool = False
@@ -86,139 +86,101 @@ class _Refused(Exception):
 
 @dataclass
 class _Push:
+    """One batch on its way through. Mutations are known by their place in it."""
+
     pusher: Pusher
     mutations: Sequence[Mutation]
     candidates: list[Candidate] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)  # of the candidates in the batch
-    states: dict[RowKey, RowState] = field(default_factory=dict)
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
-    revs: dict[int, int] = field(default_factory=dict)
     digests: list[bytes] = field(default_factory=list)
+    results: dict[int, Result] = field(default_factory=dict)
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    states: dict[RowKey, RowState] = field(default_factory=dict)
+    revs: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> list[Result]:
-        self.digests = [mutation.digest for mutation in self.mutations]
-        results = self._replays()
-        self.places = [at for at in range(len(self.mutations)) if at not in results]
-        self.candidates = [_candidate(self.mutations[at]) for at in self.places]
-        units = core.units_of(self.candidates)
-        self._read_states()
-        self._apply(units)
-        fresh = self._results()
-        results |= {self.places[at]: result for at, result in fresh.items()}
+        self.candidates = [_candidate(mutation) for mutation in self.mutations]
+        self.digests = [mutation.digest() for mutation in self.mutations]
+        repeats = self._find_replays()
+        fresh = [at for at in range(len(self.mutations)) if at not in self.results and at not in repeats]
+        self._read_states(fresh)
+        self._apply(core.units_of(self.candidates, fresh))
+        self.results |= {at: self._result(at, verdict) for at, verdict in self.verdicts.items()}
         self._remember(fresh)
-        return self._with_repeats(results)
+        for at, first in repeats.items():
+            self.results[at] = msgspec.structs.replace(self.results[first], replayed=True)
+        self._show_rows()
+        return [self.results[at] for at in range(len(self.mutations))]
 
-    # --- what is known already ----------------------------------------------------------------------------------------
+    # --- what is known already ---
 
-    def _replays(self) -> dict[int, Result]:
-        """The results of mutations that were pushed before, or come twice in this batch."""
-        ids = [mutation.id for mutation in self.mutations]
+    def _find_replays(self) -> dict[int, int]:
+        """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
         with connection.cursor() as cursor:
+            ids = [mutation.id for mutation in self.mutations]
             cursor.execute(block("push.sql", "remembered"), {"device": self.pusher.device, "ids": ids})
             cursor.nextset()
             known = {row[0]: row[1:] for row in cursor.fetchall()}
-        results: dict[int, Result] = {}
-        first: dict[UUID, int] = {}
+        repeats: dict[int, int] = {}
+        first: dict[str, int] = {}
         for at, mutation in enumerate(self.mutations):
             if mutation.id in known:
-                digest, entity, row, status, rev, conflict, errors = known[mutation.id]
-                if bytes(digest) != self.digests[at]:
-                    results[at] = Result(mutation.id, "rejected", errors=(error("id_reused", "id"),))
-                    continue
-                told = tuple(msgspec.json.decode(errors, type=list[Error])) if errors else ()
-                results[at] = Result(mutation.id, status, rev, conflict, told, replayed=True)
-            elif mutation.id in first:
-                same = self.digests[first[mutation.id]] == self.digests[at]
-                results[at] = Result(
-                    mutation.id, "applied" if same else "rejected", errors=() if same else (error("id_reused", "id"),)
-                )
+                digest, *told = known[mutation.id]
+                self.results[at] = _replayed(mutation, *told) if digest == self.digests[at] else _reused(mutation)
+            elif mutation.id not in first:
+                first[mutation.id] = at
+            elif self.digests[first[mutation.id]] == self.digests[at]:
+                repeats[at] = first[mutation.id]
             else:
-                first[mutation.id] = at
-        return results
+                self.results[at] = _reused(mutation)
+        return repeats
 
-    def _with_repeats(self, results: dict[int, Result]) -> list[Result]:
-        """A mutation that came twice in the batch gets the result of its first coming."""
-        first: dict[UUID, int] = {}
-        rows = self._rows([self.mutations[at] for at, result in results.items() if _shows_row(result)])
-        for at, mutation in enumerate(self.mutations):
-            result = results[at]
-            reused = any(e.code == "id_reused" for e in result.errors)
-            if mutation.id in first and not reused:
-                result = replace_result(results[first[mutation.id]], replayed=True)
-            elif not reused:
-                first[mutation.id] = at
-            if _shows_row(result):
-                found = rows.get(RowKey(mutation.entity, mutation.row))
-                result = replace_result(result, row=msgspec.Raw(found[1].encode()) if found else None)
-            results[at] = result
-        return [results[at] for at in range(len(self.mutations))]
-
-    def _rows(self, mutations: Sequence[Mutation]) -> dict[RowKey, tuple[int, str]]:
-        """The rows of these mutations that the device may see, as revision and JSON."""
-        if not mutations:
-            return {}
-        with connection.cursor() as cursor:
-            keys = {"entities": [m.entity for m in mutations], "rows": [m.row for m in mutations]}
-            cursor.execute(block("push.sql", "rows_for_device"), {"scopes": list(self.pusher.scopes), **keys})
-            return {RowKey(entity, row): (rev, data) for entity, row, rev, data in cursor.fetchall()}
-
-    # --- the rows before ------------------------------------------------------------------------------------------------
-
-    def _read_states(self) -> None:
-        changed: dict[str, list[UUID]] = {}
-        for candidate in self.candidates:
-            if not candidate.errors and candidate.mutation.op != "create":
-                changed.setdefault(candidate.mutation.entity, []).append(candidate.mutation.row)
-        keys = {c.key for c in self.candidates if not c.errors}
-        keys |= {key for c in self.candidates if not c.errors for _, key in c.references}
+    def _read_states(self, fresh: Sequence[int]) -> None:
+        """Lock the rows that may be changed, then read what is known of every row that these mutations name."""
+        candidates = [self.candidates[at] for at in fresh if not self.candidates[at].errors]
+        changed: dict[str, list[str]] = {}
+        for candidate in candidates:
+            if candidate.mutation.op != "create":
+                changed.setdefault(candidate.key.entity, []).append(candidate.key.row)
         with connection.cursor() as cursor:
             for name in sorted(changed):
                 cursor.execute(block("push.sql", "lock_rows", table=entities()[name].table), {"rows": changed[name]})
-        self.states = self._states(keys)
-        self._read_foreign_revisions()
+        keys = {candidate.key for candidate in candidates}
+        self.states = self._states(keys.union(*({key for _, key in c.references} for c in candidates if c.references)))
+        self._read_foreign_revisions(candidates)
 
-    def _states(self, keys: set[RowKey]) -> dict[RowKey, RowState]:
-        ordered = sorted(keys)
+    def _states(self, keys: Iterable[RowKey]) -> dict[RowKey, RowState]:
         with connection.cursor() as cursor:
-            cursor.execute(
-                block("push.sql", "row_states"),
-                {
-                    "scopes": list(self.pusher.scopes),
-                    "entities": [key.entity for key in ordered],
-                    "rows": [key.row for key in ordered],
-                },
-            )
+            wanted = [{"entity": key.entity, "row_id": key.row} for key in keys]
+            parameters = {"scopes": list(self.pusher.scopes), "keys": msgspec.json.encode(wanted).decode()}
+            cursor.execute(block("push.sql", "row_states"), parameters)
             return {
-                RowKey(entity, row): RowState(rev=rev, alive=alive, known=known)
+                RowKey(entity, row): RowState(rev, alive, bool(known))
                 for entity, row, rev, alive, known in cursor.fetchall()
             }
 
-    def _read_foreign_revisions(self) -> None:
+    def _read_foreign_revisions(self, candidates: Sequence[Candidate]) -> None:
         """Who else wrote: asked only for rows some mutation of which has another base than the row's revision."""
         bases: dict[RowKey, int] = {}
-        for candidate in self.candidates:
+        for candidate in candidates:
             state = self.states.get(candidate.key)
-            if candidate.errors or state is None or candidate.mutation.op == "create":
-                continue
-            if candidate.mutation.base != state.rev:
-                bases[candidate.key] = min(candidate.mutation.base or 0, bases.get(candidate.key, 2**62))
+            if state is not None and candidate.mutation.op != "create" and candidate.mutation.base != state.rev:
+                base = candidate.mutation.base or 0
+                bases[candidate.key] = min(base, bases.get(candidate.key, base))
         if not bases:
             return
+        keys = [{"entity": key.entity, "row_id": key.row, "base": base} for key, base in bases.items()]
+        parameters = {
+            "author": self.pusher.author,
+            "ids": [mutation.id for mutation in self.mutations],
+            "keys": msgspec.json.encode(keys).decode(),
+        }
         with connection.cursor() as cursor:
-            cursor.execute(
-                block("push.sql", "foreign_revisions"),
-                {
-                    "author": self.pusher.author,
-                    "ids": [mutation.id for mutation in self.mutations],
-                    "entities": [key.entity for key in bases],
-                    "rows": [key.row for key in bases],
-                    "bases": list(bases.values()),
-                },
-            )
+            cursor.execute(block("push.sql", "foreign_revisions"), parameters)
             for entity, row, foreign, by_device in cursor.fetchall():
-                key = RowKey(entity, row)
-                state = self.states[key]
-                self.states[key] = replace(state, foreign_rev=foreign, deleted_by_device=by_device and not state.alive)
+                state = self.states[RowKey(entity, row)]
+                self.states[RowKey(entity, row)] = msgspec.structs.replace(
+                    state, foreign_rev=foreign, deleted_by_device=by_device and not state.alive
+                )
 
     # --- writing --------------------------------------------------------------------------------------------------------
 
@@ -250,11 +212,11 @@ class _Push:
     def _blame(self, unit: Unit, problem: Exception, failures: Mapping[int, Any]) -> dict[int, tuple[Error, ...]]:
         """The errors of a unit that the database refused: at the member of the entity that it named."""
         known = [at for at in unit.members if at not in failures and not self.candidates[at].errors]
-        named, found = errors_of(problem, {self.candidates[at].mutation.entity for at in known})
-        guilty = [at for at in known if named in {None, self.candidates[at].mutation.entity}] or known
+        named, found = errors_of(problem, {self.candidates[at].key.entity for at in known})
+        guilty = [at for at in known if named in {None, self.candidates[at].key.entity}] or known
         if not guilty:
             raise problem
-        return {guilty[0]: found} if len(guilty) == 1 else {at: found for at in guilty}
+        return dict.fromkeys(guilty, found)
 
     def _write(self, verdicts: Mapping[int, Verdict], after: dict[RowKey, RowState]) -> dict[int, int]:
         """Write in a savepoint; return the new revisions by place. Raises _Refused or the database's own error."""
@@ -271,7 +233,7 @@ class _Push:
                     candidate = self.candidates[at]
                     state = states.get(candidate.key, core.NEVER)
                     revs[at] = state.rev
-                    after[candidate.key] = replace(after[candidate.key], rev=state.rev)
+                    after[candidate.key] = msgspec.structs.replace(after[candidate.key], rev=state.rev)
                     if candidate.mutation.op != "delete" and not state.visible:
                         outside[at] = (error("forbidden_scope"),)
                 if outside:
@@ -300,145 +262,139 @@ class _Push:
         if refused:
             raise _Refused(refused)
 
-    # --- the answer -------------------------------------------------------------------------------------------------------
+    # --- the answer ---
 
-    def _results(self) -> dict[int, Result]:
-        results = {}
-        for at, verdict in self.verdicts.items():
-            candidate = self.candidates[at]
-            state = self.states.get(candidate.key, core.NEVER)
-            match verdict.status:
-                case "write":
-                    results[at] = Result(candidate.mutation.id, "applied", self.revs[at])
-                case "applied":
-                    results[at] = Result(candidate.mutation.id, "applied", state.rev)
-                case "conflict":
-                    results[at] = Result(candidate.mutation.id, "conflict", conflict=uuid4())
-                case _:
-                    results[at] = Result(candidate.mutation.id, "rejected", errors=verdict.errors)
-        return results
+    def _result(self, at: int, verdict: Verdict) -> Result:
+        mutation = self.mutations[at]
+        match verdict.status:
+            case "write":
+                return Result(mutation.id, "applied", self.revs[at])
+            case "applied":
+                return Result(mutation.id, "applied", self.states[self.candidates[at].key].rev)
+            case "conflict":
+                return Result(mutation.id, "conflict", conflict=str(uuid4()))
+        return Result(mutation.id, "rejected", errors=verdict.errors)
 
-    def _remember(self, results: Mapping[int, Result]) -> None:
+    def _show_rows(self) -> None:
+        """Add the row, as the device may see it now, to every result that is more than `applied`."""
+        shown = [at for at, result in self.results.items() if result.status != "applied"]
+        rows = self._rows({self.candidates[at].key for at in shown})
+        for at in shown:
+            data = rows.get(self.candidates[at].key)
+            self.results[at].row = None if data is None else msgspec.Raw(data.encode())
+
+    def _rows(self, keys: Collection[RowKey]) -> dict[RowKey, str]:
+        """The rows that the device may see, as JSON."""
+        if not keys:
+            return {}
+        with connection.cursor() as cursor:
+            wanted = [{"entity": key.entity, "row_id": key.row} for key in keys]
+            parameters = {"scopes": list(self.pusher.scopes), "keys": msgspec.json.encode(wanted).decode()}
+            cursor.execute(block("push.sql", "rows_for_device"), parameters)
+            return {RowKey(entity, row): data for entity, row, data in cursor.fetchall()}
+
+    def _remember(self, fresh: Sequence[int]) -> None:
         """Store the results, the conflict records and the quarantine."""
-        self._store_conflicts(
-            [(self.candidates[at], result) for at, result in results.items() if result.status == "conflict"]
-        )
+        self._store_conflicts([at for at in fresh if self.results[at].status == "conflict"])
         Rejection.objects.bulk_create(
             Rejection(
-                mutation=result.id,
+                mutation=self.mutations[at].id,
                 device=self.pusher.device,
-                entity=self.candidates[at].mutation.entity,
-                row_id=self.candidates[at].mutation.row,
-                body=msgspec.json.encode(self.candidates[at].mutation).decode(),
-                errors=msgspec.to_builtins(result.errors),
+                entity=self.mutations[at].entity.replace("\x00", ""),
+                row_id=self.mutations[at].row,
+                body=msgspec.json.encode(self.mutations[at]).decode(),
+                errors=msgspec.to_builtins(self.results[at].errors),
             )
-            for at, result in results.items()
-            if result.status == "rejected"
+            for at in fresh
+            if self.results[at].status == "rejected"
         )
         records = [
             {
                 "id": result.id,
-                "digest": self.digests[self.places[at]].hex(),
-                "entity": self.candidates[at].mutation.entity,
-                "row_id": self.candidates[at].mutation.row,
+                "digest": digest,
                 "status": result.status,
                 "rev": result.rev,
                 "conflict": result.conflict,
                 "errors": result.errors or None,
             }
-            for at, result in results.items()
+            for result, digest in ((self.results[at], self.digests[at]) for at in fresh)
         ]
         with connection.cursor() as cursor:
-            cursor.execute(
-                block("push.sql", "remember"),
-                {"device": self.pusher.device, "results": msgspec.json.encode(records).decode()},
-            )
+            parameters = {"device": self.pusher.device, "results": msgspec.json.encode(records).decode()}
+            cursor.execute(block("push.sql", "remember"), parameters)
 
-    def _store_conflicts(self, conflicts: Sequence[tuple[Candidate, Result]]) -> None:
-        if not conflicts:
+    def _store_conflicts(self, places: Sequence[int]) -> None:
+        if not places:
             return
-        rows = self._rows([candidate.mutation for candidate, _ in conflicts])
-        bases = self._base_values([candidate.mutation for candidate, _ in conflicts])
+        rows = self._rows({self.candidates[at].key for at in places})
+        bases = self._base_values(places)
         records = []
-        for candidate, result in conflicts:
-            mutation, values = candidate.mutation, candidate.values
-            assert values is not None
-            found = rows.get(candidate.key)
-            server = msgspec.json.decode(found[1]) if found else None
+        for at in places:
+            key, mutation, values, *_ = self.candidates[at]
+            row = rows.get(key)
+            server = msgspec.json.decode(row) if row else None
             names = [*values.fields, *values.amounts] or [name for name in server or {} if name not in {"id", "_rev"}]
-            device = {"set": values.fields, "add": values.amounts}
             records.append(
                 Conflict(
-                    id=result.conflict,
-                    entity=mutation.entity,
-                    row_id=mutation.row,
+                    id=self.results[at].conflict,
+                    entity=key.entity,
+                    row_id=key.row,
                     mutation=mutation.id,
                     device=self.pusher.device,
                     op=mutation.op,
                     base_rev=mutation.base,
-                    server_rev=self.states.get(candidate.key, core.NEVER).rev or None,
-                    base=bases.get((candidate.key, mutation.base)),
-                    server={name: server.get(name) for name in names} if server else None,
-                    device_values={kind: msgspec.to_builtins(given) for kind, given in device.items() if given},
+                    server_rev=self.states[key].rev,
+                    base=bases.get(mutation.id),
+                    server=server and {name: server.get(name) for name in names},
+                    device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
                     made_at=mutation.made_at,
-                    policy=entities()[mutation.entity].declaration.conflict,
+                    policy=entities()[key.entity].declaration.conflict,
                     decision=Conflict.Decision.SERVER,
                 )
             )
         Conflict.objects.bulk_create(records)
 
-    def _base_values(self, mutations: Sequence[Mutation]) -> dict[tuple[RowKey, int | None], Any]:
-        """The fields that each mutation sets, as they were at its base; none where the base is not known."""
-        known = [m for m in mutations if m.base is not None and m.op == "update"]
-        if not known:
-            return {}
+    def _base_values(self, places: Sequence[int]) -> dict[str, Any]:
+        """By mutation: the fields that it sets, as they were at its base; none where the base is not known."""
+        keys = [
+            {"id": m.id, "entity": m.entity, "row_id": m.row, "base": m.base, "fields": list(values.fields)}
+            for m, values in ((self.mutations[at], self.candidates[at].values) for at in places)
+            if m.base is not None and values.fields
+        ]
         with connection.cursor() as cursor:
-            cursor.execute(
-                block("push.sql", "base_values"),
-                {
-                    "entities": [m.entity for m in known],
-                    "rows": [m.row for m in known],
-                    "bases": [m.base for m in known],
-                    "fields": [msgspec.json.encode(list(msgspec.json.decode(m.set))).decode() for m in known],
-                },
-            )
-            return {
-                (RowKey(entity, row), base): msgspec.json.decode(values) if isinstance(values, str) else values
-                for entity, row, base, values in cursor.fetchall()
-            }
+            cursor.execute(block("push.sql", "base_values"), {"keys": msgspec.json.encode(keys).decode()})
+            return {mutation: msgspec.json.decode(values) for mutation, values in cursor.fetchall()}
+
+
+def _replayed(mutation: Mutation, status: str, rev: int | None, conflict: str | None, errors: str | None) -> Result:
+    told = msgspec.json.decode(errors, type=tuple[Error, ...]) if errors else ()
+    return Result(mutation.id, status, rev, conflict, told, replayed=True)
+
+
+def _reused(mutation: Mutation) -> Result:
+    return Result(mutation.id, "rejected", errors=(error("id_reused", "id"),))
 
 
 def _told_by_clean(problem: ValidationError) -> tuple[Error, ...]:
     if not hasattr(problem, "error_dict"):
         return (error("constraint", None, " ".join(problem.messages)),)
-    return tuple(
-        error(
-            "constraint" if name == NON_FIELD_ERRORS else "invalid_value",
-            None if name == NON_FIELD_ERRORS else name,
-            " ".join(messages),
-        )
-        for name, messages in problem.message_dict.items()
+    named = (
+        (None if name == NON_FIELD_ERRORS else name, " ".join(told)) for name, told in problem.message_dict.items()
     )
-
-
-def replace_result(result: Result, **changes: Any) -> Result:
-    return msgspec.structs.replace(result, **changes)
-
-
-def _shows_row(result: Result) -> bool:
-    return result.status in {"merged", "conflict", "rejected"}
+    return tuple(error("invalid_value" if name else "constraint", name, told) for name, told in named)
 
 
 def _candidate(mutation: Mutation) -> Candidate:
+    key = RowKey(mutation.entity, mutation.row)
     entity = entities().get(mutation.entity)
     if entity is None:
-        return Candidate(mutation, None, (error("unknown_entity"),))
+        return Candidate(key, mutation, errors=(error("unknown_entity"),))
     values = checker(entity).check(mutation)
     if isinstance(values, list):
-        return Candidate(mutation, None, tuple(values))
+        return Candidate(key, mutation, errors=tuple(values))
     references = tuple(
-        (reference.name, RowKey(reference.references or "", values.fields[reference.name]))
-        for reference in references_of(entity)
-        if values.fields.get(reference.name) is not None
+        (field.name, RowKey(field.references, value.lower()))
+        for field in references_of(entity)
+        if field.references and (value := values.fields.get(field.name)) is not None
     )
-    return Candidate(mutation, values, (), references)
+    return Candidate(key, mutation, values, (), references)

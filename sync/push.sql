@@ -1,28 +1,33 @@
 -- name: remembered
 -- One push of a device at a time (a resend waits for the first and then finds its results); then what is known already.
 SELECT pg_advisory_xact_lock(hashtextextended(%(device)s::text, 0));
-SELECT id, digest, entity, row_id, status, rev, conflict, errors::text FROM sync_result WHERE id = ANY (%(ids)s);
+SELECT r.id::text, r.digest, r.status, r.rev, r.conflict::text, r.errors::text
+FROM sync_result r WHERE r.id = ANY (%(ids)s::uuid[]);
 
 -- name: lock_rows
 -- In order of id, so that two pushes cannot deadlock on them.
-SELECT id FROM {{table}} WHERE id = ANY (%(rows)s) ORDER BY id FOR NO KEY UPDATE;
+SELECT FROM {{table}} t WHERE t.id = ANY (%(rows)s::uuid[]) ORDER BY t.id FOR NO KEY UPDATE;
 
 -- name: row_states
-SELECT f.entity, f.row_id, max(f.rev), bool_or(f.data IS NOT NULL),
-       bool_or(f.scope = ANY (%(scopes)s) AND (f.data IS NOT NULL OR f.rev = top.rev))
-FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id)
-CROSS JOIN LATERAL (SELECT max(o.rev) AS rev FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity) top
-JOIN sync_feed f ON f.row_id = w.row_id AND f.entity = w.entity
-GROUP BY f.entity, f.row_id;
+-- What is known of each row, for a device with these scopes; a row that never was is left out.
+SELECT w.entity, w.row_id::text, f.rev, f.alive, f.known
+FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid)
+CROSS JOIN LATERAL (
+    SELECT max(o.rev) AS rev, bool_or(o.data IS NOT NULL) AS alive, bool_or(o.scope = ANY (%(scopes)s)) FILTER (
+               WHERE o.data IS NOT NULL OR o.rev = (SELECT max(p.rev) FROM sync_feed p
+                                                    WHERE p.row_id = w.row_id AND p.entity = w.entity)) AS known
+    FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
+) f
+WHERE f.rev IS NOT NULL;
 
 -- name: foreign_revisions
 -- The last revision of each row that neither this device nor this batch made. Where the history does not reach back to
 -- the base any more, every revision counts as foreign.
-SELECT w.entity, w.row_id,
+SELECT w.entity, w.row_id::text,
        CASE WHEN count(h.rev) < f.rev - w.base THEN f.rev
-            ELSE coalesce(max(h.rev) FILTER (WHERE h.author <> %(author)s AND NOT coalesce(h.mutation = ANY (%(ids)s), false)), 0) END,
+            ELSE coalesce(max(h.rev) FILTER (WHERE h.author <> %(author)s AND NOT coalesce(h.mutation = ANY (%(ids)s::uuid[]), false)), 0) END,
        coalesce((array_agg(h.author ORDER BY h.rev DESC))[1] = %(author)s, false)
-FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[]) AS w(entity, row_id, base)
+FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid, base bigint)
 CROSS JOIN LATERAL (SELECT max(o.rev) AS rev FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity) f
 LEFT JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
 GROUP BY w.entity, w.row_id, w.base, f.rev;
@@ -41,26 +46,26 @@ SET CONSTRAINTS ALL IMMEDIATE;
 SET CONSTRAINTS ALL DEFERRED;
 
 -- name: rows_for_device
-SELECT DISTINCT ON (f.entity, f.row_id) f.entity, f.row_id, f.rev, f.data
-FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id)
+SELECT DISTINCT ON (f.entity, f.row_id) f.entity, f.row_id::text, f.data
+FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid)
 JOIN sync_feed f ON f.row_id = w.row_id AND f.entity = w.entity
 WHERE f.scope = ANY (%(scopes)s) AND f.data IS NOT NULL;
 
 -- name: base_values
 -- The fields of a row as they were at a revision: for each field the oldest "old" value since, else what it is now.
-SELECT w.entity, w.row_id, w.base, jsonb_object_agg(k.key, coalesce(
+SELECT w.id, jsonb_object_agg(k.key, coalesce(
     (SELECT h.old::jsonb -> k.key FROM sync_history h
      WHERE h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base AND h.old::jsonb ? k.key
-     ORDER BY h.rev LIMIT 1), f.data::jsonb -> k.key))
-FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[], %(fields)s::text[]) AS w(entity, row_id, base, fields)
-CROSS JOIN LATERAL jsonb_array_elements_text(w.fields::jsonb) k(key)
+     ORDER BY h.rev LIMIT 1), f.data::jsonb -> k.key))::text
+FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(id text, entity text, row_id uuid, base bigint, fields jsonb)
+CROSS JOIN LATERAL jsonb_array_elements_text(w.fields) k(key)
 LEFT JOIN LATERAL (
     SELECT o.data FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity AND o.data IS NOT NULL LIMIT 1
 ) f ON true
-GROUP BY w.entity, w.row_id, w.base;
+GROUP BY w.id;
 
 -- name: remember
-INSERT INTO sync_result (id, device, digest, entity, row_id, status, rev, conflict, errors)
-SELECT v.id, %(device)s, decode(v.digest, 'hex'), v.entity, v.row_id, v.status, v.rev, v.conflict, v.errors
+INSERT INTO sync_result (id, device, digest, status, rev, conflict, errors)
+SELECT v.id, %(device)s, decode(v.digest, 'base64'), v.status, v.rev, v.conflict, v.errors
 FROM jsonb_to_recordset(%(results)s::jsonb) AS v(
-    id uuid, digest text, entity text, row_id uuid, status text, rev bigint, conflict uuid, errors json);
+    id uuid, digest text, status text, rev bigint, conflict uuid, errors json);

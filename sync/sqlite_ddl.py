@@ -2,16 +2,20 @@
 
 Pure: no Django, no clock, no I/O. A device in any language runs the script once, in one transaction, and from then on
 its application writes plain SQL: triggers keep every change in `_sync_outbox`, already in wire form.
-The script may be run again on a replica that has it; what waits in the outbox stays. `docs/protocol.md` has the conventions.
+The script may be run again on a replica that has it; what waits in the outbox stays.
+
+- Who applies the server's changes sets `_sync_state.applying` to 1 first and to 0 last, in one transaction.
+- A group: set `_sync_state."group"` to a uuid at the start of a transaction and to NULL at its end.
+- `_rev` is the row's last revision from the server; an application cannot change it.
+- `_sync_outcome` is where who pushes keeps what was not simply applied; `_sync_replaced` serves the triggers alone.
 """
 
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable
 from typing import Any
 
-Field = dict[str, Any]
+from sync.sqlite_expressions import Field, column, comparable, differences, joined, json_object, unequal_decimals, wire
 
 COLUMN_TYPES = {
     "text": "TEXT",
@@ -33,6 +37,7 @@ _UUID4 = (
     "lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-' ||"
     " substr('89AB', 1 + (random() & 3), 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))"
 )
+_UUID_GLOB = "-".join("[0-9a-f]" * digits for digits in (8, 4, 4, 4, 12))
 _NOW = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
 _NOT_APPLYING = 'NOT EXISTS (SELECT 1 FROM "_sync_state" WHERE "applying")'
 _GROUP = '(SELECT "group" FROM "_sync_state")'
@@ -41,7 +46,7 @@ _CORE = f"""\
 CREATE TABLE IF NOT EXISTS "_sync_state" (
   "one" INTEGER PRIMARY KEY CHECK ("one" = 1),
   "applying" INTEGER NOT NULL DEFAULT 0,
-  "group" TEXT,
+  "group" TEXT CHECK ("group" GLOB '{_UUID_GLOB}'),
   "protocol" INTEGER,
   "schema" TEXT,
   "schema_etag" TEXT,
@@ -163,6 +168,7 @@ def _default(field: Field) -> str | None:
 def _triggers(entity: dict[str, Any]) -> str:
     name = entity["name"]
     writable = [f for f in entity["fields"] if not f.get("read_only")] if entity["writable"] else []
+    wanted: dict[str, str | None]
     if not entity["writable"]:
         message = _text(f"{name} is read-only on devices")
         wanted = {f"{op.lower()}": _raise(name, f"BEFORE {op}", "", message) for op in ("INSERT", "UPDATE", "DELETE")}
@@ -192,7 +198,7 @@ def _before_insert(name: str, fields: list[Field]) -> str:
     # INSERT OR REPLACE deletes the old row without a word (or with a DELETE trigger, under recursive_triggers).
     # So the old row is remembered here, and the AFTER trigger finds out that it was an update.
     # || '' takes the JSON mark off a value, without which json_quote() would not quote it.
-    old = _object(("1", f["name"], f"json_quote({_remembered(f, _column(None, f))} || '')") for f in fields)
+    old = json_object(("1", f["name"], f"json_quote({comparable(f, column(None, f))} || '')") for f in fields)
     return f"""BEFORE INSERT ON "{name}"
 WHEN {_NOT_APPLYING}
 BEGIN
@@ -204,15 +210,10 @@ END;"""
 
 
 def _after_insert(name: str, fields: list[Field]) -> str:
-    # A NULL is sent only where the column has a default: elsewhere it cannot be told from a column left out,
-    # and leaving it out lets the server fill it.
-    created = _object(
-        (
-            "1" if f.get("default") is not None else f"{_column('NEW', f)} IS NOT NULL",
-            f["name"],
-            _wire(f, _column("NEW", f)),
-        )
-        for f in fields
+    # A NULL cannot be told from a column left out, and leaving it out lets the server fill it. Only where the column
+    # may be NULL and has a default did the application mean it.
+    created = json_object(
+        (_sent_in_create(field), field["name"], wire(field, column("NEW", field))) for field in fields
     )
 
     def was(field: Field) -> str:
@@ -224,17 +225,17 @@ def _after_insert(name: str, fields: list[Field]) -> str:
 
     def changed(field: Field) -> str:
         if field["type"] == "decimal":
-            return _unequal_decimals(_column("NEW", field), old(field))
-        return f"{_remembered(field, _column('NEW', field))} IS NOT {was(field)}"
+            return unequal_decimals(column("NEW", field), old(field))
+        return f"{comparable(field, column('NEW', field))} IS NOT {was(field)}"
 
     this = f""""entity" = '{name}' AND "row" = NEW."id\""""
     bad_id = _text(f"the id of a row of {name} must be a uuid in lower case")
     known_rev = f'(SELECT "rev" FROM "_sync_replaced" WHERE {this})'
-    changes, amounts = _differences(fields, changed, old)
+    changes, amounts = differences(fields, changed, old)
     return f"""AFTER INSERT ON "{name}"
 WHEN {_NOT_APPLYING}
 BEGIN
-  SELECT RAISE(ABORT, {bad_id}) WHERE length(NEW."id") <> 36 OR NEW."id" GLOB '*[^-0-9a-f]*';
+  SELECT RAISE(ABORT, {bad_id}) WHERE NEW."id" NOT GLOB '{_UUID_GLOB}';
   DELETE FROM "_sync_outbox" WHERE {this} AND "op" = 'delete'
     AND +"seq" > (SELECT "seq" FROM "_sync_replaced" WHERE {this});
   INSERT INTO "_sync_outbox" ("entity", "row", "op", "set", "group")
@@ -254,23 +255,29 @@ BEGIN
 END;"""
 
 
+def _sent_in_create(field: Field) -> str:
+    meant = field.get("nullable") and field.get("default") is not None
+    return "1" if meant else f"{column('NEW', field)} IS NOT NULL"
+
+
 def _after_update(name: str, fields: list[Field]) -> str | None:
     if not fields:
         return None
 
     def changed(field: Field) -> str:
-        new, old = _column("NEW", field), _column("OLD", field)
-        return _unequal_decimals(new, old) if field["type"] == "decimal" else f"{new} IS NOT {old}"
+        new, old = column("NEW", field), column("OLD", field)
+        return unequal_decimals(new, old) if field["type"] == "decimal" else f"{new} IS NOT {old}"
 
     columns = ", ".join(f'"{f["name"]}"' for f in fields)
-    changes, amounts = _differences(fields, changed, lambda f: _column("OLD", f))
+    changes, amounts = differences(fields, changed, lambda f: column("OLD", f))
     return f"""AFTER UPDATE OF {columns} ON "{name}"
-WHEN {_NOT_APPLYING} AND ({_tree([changed(f) for f in fields], " OR ")})
+WHEN {_NOT_APPLYING} AND ({joined([changed(f) for f in fields], " OR ")})
 BEGIN
   INSERT INTO "_sync_outbox" ("entity", "row", "op", "base", "set", "add", "group")
     VALUES ('{name}', NEW."id", 'update', OLD."_rev",
       {changes},
       {amounts}, {_GROUP});
+  DELETE FROM "_sync_replaced" WHERE "entity" = '{name}' AND "row" = NEW."id";
 END;"""
 
 
@@ -292,145 +299,6 @@ BEGIN
   UPDATE "{name}" SET "_rev" = OLD."_rev" WHERE "id" = NEW."id";
   UPDATE "_sync_state" SET "applying" = 0;
 END;"""
-
-
-# Expressions ------------------------------------------------------------------------------------------------------
-
-
-def _differences(fields: list[Field], changed: Callable[[Field], str], old: Callable[[Field], str]) -> tuple[str, str]:
-    """Two expressions, `set` and `add`, each JSON text or NULL when empty. What a counter cannot add exactly is set."""
-    sets, adds = [], []
-    for field in fields:
-        new = _column("NEW", field)
-        condition = changed(field)
-        if field.get("counter") and field["type"] in _DIFFERENCE:
-            exact, amount = _DIFFERENCE[field["type"]](new, old(field))
-            adds.append((f"{condition} AND {exact}", field["name"], f"json_quote({amount})"))
-            condition += f" AND NOT coalesce({exact}, 0)"
-        sets.append((condition, field["name"], _wire(field, new)))
-    return f"nullif({_object(sets)}, '{{}}')", f"nullif({_object(adds)}, '{{}}')" if adds else "NULL"
-
-
-def _object(members: Iterable[tuple[str, str, str]]) -> str:
-    """A JSON object as text, of (condition, name, JSON text). Concatenated, since functions take 100 arguments at most."""
-    pieces = []
-    for condition, name, value in members:
-        piece = f"',\"{name}\":' || {value}"
-        pieces.append(piece if condition == "1" else f"CASE WHEN {condition} THEN {piece} ELSE '' END")
-    return f"'{{' || substr({_tree(pieces, ' || ')}, 2) || '}}'" if pieces else "'{}'"
-
-
-def _tree(terms: list[str], operator: str) -> str:
-    """`terms` joined two levels deep: SQLite limits the depth of an expression (1,000) and of brackets (100)."""
-    chunks = [operator.join(terms[i : i + 40]) for i in range(0, len(terms), 40)]
-    return operator.join(f"({chunk})" for chunk in chunks) if len(chunks) > 1 else chunks[0]
-
-
-def _column(row: str | None, field: Field) -> str:
-    return f'{row}."{field["name"]}"' if row else f'"{field["name"]}"'
-
-
-def _wire(field: Field, value: str) -> str:
-    """JSON text of a column's value, as protocol.md wants it. What is not of the type goes as it is: the server says why not."""
-    match field["type"]:
-        case "boolean":
-            return f"CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE json_quote({value}) END"
-        case "integer":
-            return (
-                f"CASE WHEN typeof({value}) = 'integer' AND {value} NOT BETWEEN -9007199254740992 AND 9007199254740992"
-                f" THEN '\"' || {value} || '\"' ELSE json_quote({value}) END"
-            )
-        case "real":
-            # 15 digits where they are enough, else 17: json_quote() always writes 15 and loses the last bits.
-            return (
-                f"CASE WHEN typeof({value}) <> 'real' OR CAST(json_quote({value}) AS REAL) = {value}"
-                f" THEN json_quote({value}) WHEN abs({value}) > 1.7976931348623157e308 THEN json_quote({value} || '')"
-                f" ELSE printf('%!.17g', {value}) END"
-            )
-        case "datetime":
-            # SQLite's datetime() and most languages leave the zone of a UTC time out.
-            return (
-                f"json_quote(CASE WHEN {value} GLOB '????-??-??[ T]??:??:??*' AND substr({value}, 20) NOT GLOB '*[-+Zz]*'"
-                f" THEN replace({value}, ' ', 'T') || 'Z' ELSE {value} END)"
-            )
-        case "json":
-            return f"coalesce(json({value}), 'null')"
-        case "binary":
-            return f"json_quote({_base64(value)})"
-        case _:
-            return f"json_quote({value})"
-
-
-def _remembered(field: Field, value: str) -> str:
-    """As `_wire`, to compare only. Hexadecimal is quick where base64 would read a stored blob anew for every three bytes."""
-    return (
-        f"json_quote(CASE WHEN {value} IS NOT NULL THEN hex({value}) END)"
-        if field["type"] == "binary"
-        else _wire(field, value)
-    )
-
-
-def _unequal_decimals(new: str, old: str) -> str:
-    """Not merely written otherwise: 12.50, read as a number and written back as 12.5, is no edit."""
-    return (
-        f"({new} IS NOT {old} AND ({new} IS NULL OR {old} IS NULL"
-        f" OR max(length({new}), length({old})) > 15 OR {new} + 0 <> {old} + 0))"
-    )
-
-
-def _base64(value: str) -> str:
-    """Base64 text of a blob with SQLite's own functions only: three bytes at a time."""
-
-    def sextet(shift: int) -> str:
-        return f"substr('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', 1 + (v >> {shift} & 63), 1)"
-
-    def nibble(digit: int) -> str:
-        return f"instr('123456789ABCDEF', substr(h, {digit}, 1)) << {24 - 4 * digit}"
-
-    return (
-        f"CASE WHEN typeof({value}) <> 'blob' THEN {value} ELSE (SELECT coalesce(group_concat({sextet(18)} || {sextet(12)} ||"
-        f" CASE WHEN n > 2 THEN {sextet(6)} ELSE '=' END || CASE WHEN n > 4 THEN {sextet(0)} ELSE '=' END, ''), '') FROM ("
-        f"SELECT n, {' | '.join(f'({nibble(d)})' for d in range(1, 7))} AS v FROM ("
-        f"SELECT length(b) * 2 AS n, hex(b) || '0000' AS h FROM (SELECT substr({value}, 1 + 3 * key, 3) AS b FROM json_each('[' || substr(replace("
-        f"hex(zeroblob((length({value}) + 2) / 3)), '00', ',0'), 2) || ']'))))) END"
-    )
-
-
-def _integer_difference(new: str, old: str) -> tuple[str, str]:
-    exact = f"typeof({new}) = 'integer' AND typeof({old}) = 'integer' AND typeof({new} - {old}) = 'integer'"
-    return exact, f"CAST({new} - {old} AS TEXT)"
-
-
-def _decimal_difference(new: str, old: str) -> tuple[str, str]:
-    """Exact up to 18 digits: both numbers as integers of the finer one's scale, never through a binary float."""
-
-    def places(value: str) -> str:
-        return f"(CASE instr({value}, '.') WHEN 0 THEN 0 ELSE length({value}) - instr({value}, '.') END)"
-
-    def scaled(value: str) -> str:
-        return f"(replace({value}, '.', '') || substr('000000000000000000', 1, s - {places(value)}))"
-
-    def plain(value: str) -> str:
-        return (
-            f"{value} GLOB '*[0-9]*' AND {value} NOT GLOB '*[^-0-9.]*'"
-            f" AND {value} NOT GLOB '?*-*' AND {value} NOT GLOB '*.*.*'"
-        )
-
-    scale = f"(SELECT max({places(new)}, {places(old)}) AS s)"
-    exact = (
-        f"{plain(new)} AND {plain(old)}"
-        f" AND (SELECT max(length({scaled(new)}), length({scaled(old)})) <= 18 FROM {scale})"
-    )
-    amount = (
-        "(SELECT CASE WHEN d < 0 THEN '-' ELSE '' END || CASE s WHEN 0 THEN abs(d) ELSE"
-        " substr(p, 1, length(p) - s) || '.' || substr(p, -s) END"
-        " FROM (SELECT s, d, printf('%0*d', s + 1, abs(d)) AS p"
-        f" FROM (SELECT s, CAST({scaled(new)} AS INTEGER) - CAST({scaled(old)} AS INTEGER) AS d FROM {scale})))"
-    )
-    return exact, amount
-
-
-_DIFFERENCE = {"integer": _integer_difference, "decimal": _decimal_difference}
 
 
 def _text(value: str) -> str:

@@ -56,10 +56,9 @@ class Field:
     default: Any
     model_field: models.Field[Any, Any]
 
-    @property
-    def sql(self) -> str:
-        """The SQL of this field's wire form, from a row called `t`."""
-        column = f"t.{quote(self.column)}"
+    def sql(self, row: str) -> str:
+        """The SQL of this field's wire form, from the row called `row`."""
+        column = f"{row}.{quote(self.column)}"
         if self.type == "integer" and self.db_type == "bigint":
             safe = f"BETWEEN -{INTEGER_SAFE_MAX} AND {INTEGER_SAFE_MAX}"
             return f"CASE WHEN {column} {safe} THEN to_json({column}) ELSE to_json({column}::text) END"
@@ -89,26 +88,29 @@ class Entity:
     def writable_fields(self) -> tuple[Field, ...]:
         return tuple(field for field in self.fields if not field.read_only)
 
-    @property
-    def fields_sql(self) -> str:
-        """The row `t` as JSON of its wire fields, without `id` and `_rev`."""
-        columns = ", ".join(f"{field.sql} AS {quote(field.name)}" for field in self.fields)
-        return f"row_to_json((SELECT w FROM (SELECT {columns}) w))"
+    def row_sql(self, row: str, rev: str) -> str:
+        """The row called `row` on the wire, as JSON, with `rev` as its revision."""
+        fields = ", ".join(f"{field.sql(row)} AS {quote(field.name)}" for field in self.fields)
+        return f'row_to_json((SELECT w FROM (SELECT {row}.id, {rev} AS "_rev", {fields}) w))'
 
-    @property
-    def scopes_sql(self) -> str:
-        """A text[] of the scopes of row `t`; a row that no rule gives a scope is in `''`, which nobody is granted."""
-        if all(rule.column is None for rule in self.declaration.scopes):
-            return f"ARRAY[{', '.join(literal(name) for name in sorted({r.name for r in self.declaration.scopes}))}]"
-        rules = [
+    def columns_sql(self, row: str) -> str:
+        """The columns that the wire form and the scopes of the row called `row` are made from."""
+        columns = {field.column for field in self.fields}
+        columns |= {self._column(rule.column) for rule in self.declaration.scopes if rule.column is not None}
+        return ", ".join(f"{row}.{quote(column)}" for column in sorted(columns))
+
+    def scopes_sql(self, row: str) -> str:
+        """A text[] of the scopes of a row; one that no rule gives a scope is in `''`, which nobody is granted."""
+        rules = self.declaration.scopes
+        if all(rule.column is None for rule in rules):
+            return f"ARRAY[{', '.join(literal(name) for name in sorted({rule.name for rule in rules}))}]"
+        values = ", ".join(
             f"({literal(rule.name)})"
             if rule.column is None
-            else f"({literal(rule.name + ':')} || t.{quote(self._column(rule.column))}::text)"
-            for rule in self.declaration.scopes
-        ]
-        found = (
-            f"SELECT DISTINCT s.scope FROM (VALUES {', '.join(rules)}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
+            else f"({literal(rule.name + ':')} || {row}.{quote(self._column(rule.column))}::text)"
+            for rule in rules
         )
+        found = f"SELECT DISTINCT s.scope FROM (VALUES {values}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
         return f"coalesce(nullif(ARRAY({found}), '{{}}'), ARRAY[''])"
 
     def _column(self, name: str) -> str:
@@ -116,6 +118,10 @@ class Entity:
 
     def field(self, name: str) -> Field | None:
         return self._by_name.get(name)
+
+    def callable_default(self, name: str) -> bool:
+        """Whether each new row gets a value of its own in this column."""
+        return any(f.attname == name and callable(f.default) for f in self.model._meta.concrete_fields)
 
     @cached_property
     def _by_name(self) -> dict[str, Field]:
@@ -219,6 +225,7 @@ def declaration_errors(declaration: Declaration) -> list[str]:
     return errors
 
 
+@cache
 def references_of(entity: Entity) -> tuple[Field, ...]:
     return tuple(field for field in entity.fields if field.references)
 

@@ -20,7 +20,7 @@ def write_wave(wave: Sequence[Candidate], author: str) -> None:
     """Write mutations that touch each row at most once. Raises the database's errors, and Django's for a kept reference."""
     by_entity: dict[str, list[Candidate]] = {}
     for candidate in wave:
-        by_entity.setdefault(candidate.mutation.entity, []).append(candidate)
+        by_entity.setdefault(candidate.key.entity, []).append(candidate)
     parents_first = [(entity, by_entity[name]) for name, entity in entities().items() if name in by_entity]
     for entity, candidates in parents_first:
         _insert(entity, [c for c in candidates if c.mutation.op == "create"], author)
@@ -32,59 +32,53 @@ def write_wave(wave: Sequence[Candidate], author: str) -> None:
 def _insert(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
     if not candidates:
         return
-    rules = checker(entity)
-    given = [{"id": c.mutation.row, **c.values.fields} for c in candidates if c.values]
-    made = [{name: default() for name, default in rules.server_defaults.items()} for _ in candidates]
-    names = ["id", *rules.fields, *rules.server_defaults]
-    columns = _columns(entity, names)
-    records = [_recordset("given", [columns[name] for name in ("id", *rules.fields)])]
-    if rules.server_defaults:
-        records.append(_recordset("made", [columns[name] for name in rules.server_defaults]))
+    defaults = checker(entity).defaults
+    fixed = {name: default() for name, default in defaults.items() if not entity.callable_default(name)}
+    records = [{"id": c.key.row, **fixed, **c.values.fields} for c in candidates]
+    for name in defaults.keys() - fixed.keys():
+        for record in records:
+            record.setdefault(name, defaults[name]())
+    columns = list(_columns(entity, ["id", *defaults]).values())
     sql = block(
         "push.sql",
         "insert_rows",
         table=entity.table,
-        columns=", ".join(quote(columns[name].column) for name in names),
-        values=", ".join(_value(columns[name]) for name in names),
-        records=", ".join(records),
+        columns=", ".join(quote(column.column) for column in columns),
+        values=", ".join(_value(column) for column in columns),
+        records=_recordset("records", columns),
     )
-    _execute(sql, candidates, author, given=given, made=made)
+    _execute(sql, candidates, author, records=records)
 
 
 def _update(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
-    rules = checker(entity)
+    """One statement for each set of fields. Amounts travel under the name of their field in an array of their own."""
     for (fields, amounts), group in groupby(sorted(candidates, key=_shape), key=_shape):
         same = list(group)
-        touched = {name: default() for name, default in rules.touched_columns.items()}
-        given = [{"id": c.mutation.row, **c.values.fields, **touched} for c in same if c.values]
-        added = [dict(c.values.amounts) for c in same if c.values]
-        columns = _columns(entity, ["id", *fields, *amounts, *touched])
-        records = [_recordset("given", [columns[name] for name in ("id", *fields, *touched)])]
-        if amounts:
-            records.append(_recordset("added", [columns[name] for name in amounts]))
-        assignments = [f"{quote(columns[name].column)} = {_value(columns[name])}" for name in (*fields, *touched)]
-        for name in amounts:
-            column = quote(columns[name].column)
-            assignments.append(f"{column} = t.{column} + v.{column}")
+        touched = {name: default() for name, default in checker(entity).touched.items()}
+        columns = _columns(entity, ["id", *fields, *touched, *amounts])
+        given = [columns[name] for name in ("id", *fields, *touched)]
+        added = [columns[name] for name in amounts]
+        assignments = [f"{quote(column.column)} = {_value(column)}" for column in given[1:]]
+        assignments += [f"{quote(c.column)} = t.{quote(c.column)} + v.{quote(c.column)}" for c in added]
         sql = block(
             "push.sql",
             "update_rows",
             table=entity.table,
             assignments=", ".join(assignments),
-            records=", ".join(records),
+            records=", ".join(_recordset(name, found) for name, found in (("given", given), ("added", added)) if found),
         )
-        _execute(sql, same, author, given=given, added=added)
+        records = [{"id": c.key.row, **c.values.fields, **touched} for c in same]
+        _execute(sql, same, author, given=records, added=[c.values.amounts for c in same])
 
 
 def _delete(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
     """Django's own delete: it cascades, clears or protects as the model says."""
     if candidates:
-        set_author(author, {c.mutation.row: c.mutation.id for c in candidates})
-        entity.model._default_manager.filter(pk__in=[c.mutation.row for c in candidates]).delete()
+        set_author(author, {c.key.row: c.mutation.id for c in candidates})
+        entity.model._default_manager.filter(pk__in=[c.key.row for c in candidates]).delete()
 
 
 def _shape(candidate: Candidate) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    assert candidate.values is not None
     return tuple(sorted(candidate.values.fields)), tuple(sorted(candidate.values.amounts))
 
 
@@ -109,7 +103,7 @@ def _is_binary(column: models.Field[Any, Any]) -> bool:
 
 
 def _execute(sql: str, candidates: Sequence[Candidate], author: str, **records: Sequence[Any]) -> None:
-    mutations = {str(c.mutation.row): str(c.mutation.id) for c in candidates}
+    mutations = {c.key.row: c.mutation.id for c in candidates}
     parameters = {name: msgspec.json.encode(rows).decode() for name, rows in records.items()}
     with connection.cursor() as cursor:
         cursor.execute(sql, {"author": author, "mutations": msgspec.json.encode(mutations).decode(), **parameters})

@@ -48,15 +48,19 @@ def _unzstd(data: bytes, bytes_max: int) -> bytes:
         size = zstandard.frame_content_size(data)
         if size > bytes_max:
             raise OverflowError
-        if (
-            size < 0
-        ):  # not told in advance: read it once in a bounded way, since the call below cannot tell why it failed
-            with inflater.stream_reader(data) as reader:
-                if len(reader.read(bytes_max + 1)) > bytes_max:
-                    raise OverflowError
-        return inflater.decompress(data, max_output_size=bytes_max, allow_extra_data=False)
+        if size >= 0:
+            return inflater.decompress(data, max_output_size=bytes_max, allow_extra_data=False)
+        # Not told in advance. The reader keeps the limit but is silent about a cut stream; the other way round below.
+        with inflater.stream_reader(data) as reader:
+            if len(reader.read(bytes_max + 1)) > bytes_max:
+                raise OverflowError
+        whole = inflater.decompressobj()
+        body = whole.decompress(data)
     except zstandard.ZstdError as error:
-        raise Problem("invalid_encoding", "The body is not one whole zstd frame.") from error
+        raise Problem("invalid_encoding", "The body is not a zstd frame.") from error
+    if not whole.eof or whole.unused_data:
+        raise Problem("invalid_encoding", "The zstd frame is cut short, or something follows it.")
+    return body
 
 
 @lru_cache(maxsize=256)

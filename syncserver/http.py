@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from functools import cache
 from io import BytesIO
@@ -121,11 +121,11 @@ def _problem_of_drf(error: drf.APIException) -> Problem:
     if isinstance(error, drf.ParseError):
         return Problem("invalid_json", str(error.detail))
     if isinstance(error, drf.Throttled):
-        return Problem("rate_limited", retry_after_seconds=math.ceil(error.wait or 1))
+        return Problem("rate_limited", retry_after_seconds=math.ceil(getattr(error, "wait", None) or 1))
     code = CODE_BY_STATUS.get(error.status_code, "internal_error")
-    if isinstance(error.detail, str):
-        return Problem(code, error.detail)
-    return Problem(code, errors=error.detail)
+    if error.status_code >= 500:
+        return Problem(code)
+    return Problem(code, error.detail) if isinstance(error.detail, str) else Problem(code, errors=error.detail)
 
 
 def body_as(request: HttpRequest, kind: type[T]) -> T:
@@ -139,7 +139,7 @@ def body_as(request: HttpRequest, kind: type[T]) -> T:
         raise Problem("unsupported_media_type")
     body = request.body
     try:
-        value = _decoder(kind).decode(body)
+        value: T = _decoder(kind).decode(body)  # type: ignore[arg-type]
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except (ValueError, RecursionError) as error:  # malformed, not UTF-8, a lone surrogate, nested too deep
@@ -163,7 +163,7 @@ def client_address(request: HttpRequest) -> str:
 
 
 @cache
-def _decoder(kind: type[T]) -> "msgspec.json.Decoder[T]":
+def _decoder(kind: Hashable) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(kind)
 
 
@@ -251,8 +251,8 @@ def _replace_body(request: HttpRequest, body: bytes, encoded: str, bytes_max: in
         del request.META["HTTP_CONTENT_ENCODING"]
     request.META["CONTENT_LENGTH"] = str(len(body))
     # The stream is replaced, not the cached body: whoever reads either, in Django or REST framework, finds it.
-    request._stream = BytesIO(body)  # type: ignore[attr-defined]
-    request._read_started = False
+    request._stream = BytesIO(body)
+    request._read_started = False  # type: ignore[attr-defined]
 
 
 def _without_html(response: HttpResponseBase) -> HttpResponse:

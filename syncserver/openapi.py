@@ -9,11 +9,11 @@ from rest_framework import serializers
 from syncserver.errors import MEDIA_TYPE, PROBLEMS, Problem
 
 # Members that some problems have beside the usual ones, as their examples show them.
-_EXTRA: dict[str, dict[str, object]] = {
+_EXTRA: dict[str, dict[str, Any]] = {
     "device_revoked": {"wipe": True},
     "rate_limited": {"retry_after_seconds": 60},
     "service_unavailable": {"retry_after_seconds": 5},
-    "unknown_field": {"field": "nmae"},
+    "unknown_field": {"field": "nickname"},
     "invalid_request": {"field": "name"},
 }
 
@@ -29,7 +29,7 @@ class ProblemSerializer(serializers.Serializer[dict[str, object]]):
 
 
 def problems(*codes: str) -> dict[tuple[int, str], OpenApiResponse]:
-    """The responses of `extend_schema` for these codes of the catalogue (KeyError for another), with an example of each.
+    """The responses of `extend_schema` for these codes of the catalogue (else KeyError), with an example of each.
 
     What every endpoint can answer (`internal_error`, `service_unavailable`) is added.
     """
@@ -42,7 +42,8 @@ def problems(*codes: str) -> dict[tuple[int, str], OpenApiResponse]:
 def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON schema of a msgspec Struct whose members are not Structs themselves."""
     _, components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
-    return components[kind.__name__]
+    described: dict[str, Any] = components[kind.__name__]
+    return described
 
 
 def _response(codes: list[str]) -> OpenApiResponse:

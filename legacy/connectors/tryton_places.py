@@ -1,8 +1,9 @@
-"""Where values stand in a Tryton record: finding them, and the commands that put them there. Functions of values only.
+"""Where values stand in a Tryton record: finding them, and the commands that put them there. Functions of values.
 
-A place is a field (`name`), a field of the record that a field names (`shipment_address.city`), or a field of one record
-in a list: `addresses[].city` of the first, `contact_mechanisms[type=phone].value` of the first one that is so. Records are
-taken as Tryton answers them: `{"id": 7, "party.": {"id": 3, "name": "Ana"}, "lines.": [{"id": 1, "quantity": 2.0}]}`.
+A place is a field (`name`), a field of the record that a field names (`shipment_address.city`), or a field of one
+record in a list: `addresses[].city` of the first, `contact_mechanisms[type=phone].value` of the first one that is so.
+Records are taken as Tryton answers them:
+`{"id": 7, "party.": {"id": 3, "name": "Ana"}, "lines.": [{"id": 1, "quantity": 2.0}]}`.
 """
 
 import re
@@ -62,8 +63,8 @@ def fields_of(places: Collection[str], rows: str = "") -> list[str]:
 def commands(values: Mapping[str, Any], raw: Raw | None, resolve: Resolve) -> Commands:
     """What to give Tryton's `create` (`raw` None) or `write`, so that every place of `values` has its value.
 
-    A record of a list is written where it is there, made where it is not, and deleted where a place that names it by what
-    it is (`[type=phone]`) is emptied: Tryton keeps no empty telephone.
+    A record of a list is written where it is there, made where it is not, and deleted where a place that names it by
+    what it is (`[type=phone]`) is emptied: Tryton keeps no empty telephone.
     """
     written: Commands = {}
     among: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, Any]] = {}
@@ -93,12 +94,10 @@ def row_commands(rows: list[Mapping[str, Any]], there: Mapping[str, Mapping[str,
     result: list[Any] = []
     for row in rows:
         now = there.get(str(row["id"]))
-        values = {place: value for place, value in row.items() if place != "id" and (not now or now.get(place) != value)}
-        command = dict(content("", place, value) for place, value in values.items())
-        if now is None:
-            result.append(["create", [command]])
-        elif command:
-            result.append(["write", [int(row["id"])], command])
+        if now and all(row[place] == value for place, value in now.items() if place in row and place != "id"):
+            continue
+        command = dict(content("", place, value) for place, value in row.items() if place != "id")
+        result.append(["write", [int(row["id"])], command] if now else ["create", [command]])
     gone = there.keys() - {str(row["id"]) for row in rows}
     return result + ([["delete", sorted(map(int, gone))]] if gone else [])
 

@@ -53,8 +53,6 @@ CREATE TABLE sync_result (
     id uuid PRIMARY KEY,
     device uuid NOT NULL,
     digest bytea NOT NULL,
-    entity text COLLATE "C" NOT NULL,
-    row_id uuid NOT NULL,
     status text COLLATE "C" NOT NULL CHECK (status IN ('applied', 'merged', 'conflict', 'rejected')),
     rev bigint,
     conflict uuid,

@@ -5,64 +5,68 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('sync', '0001_initial'),
+        ("sync", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='History',
+            name="History",
             fields=[
-                ('pk', models.CompositePrimaryKey('row_id', 'entity', 'rev', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('row_id', models.UUIDField()),
-                ('entity', models.TextField()),
-                ('rev', models.BigIntegerField()),
-                ('at', models.DateTimeField()),
-                ('op', models.TextField()),
-                ('author', models.TextField()),
-                ('mutation', models.UUIDField(null=True)),
-                ('old', models.JSONField(null=True)),
-                ('new', models.JSONField(null=True)),
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "row_id", "entity", "rev", blank=True, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("row_id", models.UUIDField()),
+                ("entity", models.TextField()),
+                ("rev", models.BigIntegerField()),
+                ("at", models.DateTimeField()),
+                ("op", models.TextField()),
+                ("author", models.TextField()),
+                ("mutation", models.UUIDField(null=True)),
+                ("old", models.JSONField(null=True)),
+                ("new", models.JSONField(null=True)),
             ],
             options={
-                'verbose_name_plural': 'history',
-                'db_table': 'sync_history',
-                'managed': False,
+                "verbose_name_plural": "history",
+                "db_table": "sync_history",
+                "managed": False,
             },
         ),
         migrations.CreateModel(
-            name='Conflict',
+            name="Conflict",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
-                ('entity', models.TextField()),
-                ('row_id', models.UUIDField(db_index=True)),
-                ('mutation', models.UUIDField(unique=True)),
-                ('device', models.UUIDField(db_index=True)),
-                ('op', models.TextField()),
-                ('base_rev', models.BigIntegerField(blank=True, null=True)),
-                ('server_rev', models.BigIntegerField(blank=True, null=True)),
-                ('base', models.JSONField(blank=True, null=True)),
-                ('server', models.JSONField(blank=True, null=True)),
-                ('device_values', models.JSONField()),
-                ('made_at', models.DateTimeField(blank=True, null=True)),
-                ('policy', models.TextField()),
-                ('decision', models.TextField(choices=[('server', "kept the server's row")])),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True, db_index=True)),
+                ("entity", models.TextField()),
+                ("row_id", models.UUIDField(db_index=True)),
+                ("mutation", models.UUIDField(unique=True)),
+                ("device", models.UUIDField(db_index=True)),
+                ("op", models.TextField()),
+                ("base_rev", models.BigIntegerField(blank=True, null=True)),
+                ("server_rev", models.BigIntegerField(blank=True, null=True)),
+                ("base", models.JSONField(blank=True, null=True)),
+                ("server", models.JSONField(blank=True, null=True)),
+                ("device_values", models.JSONField()),
+                ("made_at", models.DateTimeField(blank=True, null=True)),
+                ("policy", models.TextField()),
+                ("decision", models.TextField(choices=[("server", "kept the server's row")])),
             ],
         ),
         migrations.CreateModel(
-            name='Rejection',
+            name="Rejection",
             fields=[
-                ('mutation', models.UUIDField(editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
-                ('device', models.UUIDField(db_index=True)),
-                ('entity', models.TextField()),
-                ('row_id', models.UUIDField(db_index=True)),
-                ('body', models.JSONField()),
-                ('errors', models.JSONField()),
+                ("mutation", models.UUIDField(editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True, db_index=True)),
+                ("device", models.UUIDField(db_index=True)),
+                ("entity", models.TextField()),
+                ("row_id", models.UUIDField(db_index=True)),
+                ("body", models.JSONField()),
+                ("errors", models.JSONField()),
             ],
         ),
     ]

@@ -13,7 +13,8 @@ from typing import Any
 from syncdevice.errors import Busy, NotEnrolled, ProtocolError
 
 BUSY_SECONDS = 30.0
-FILE_SUFFIXES = ("", "-wal", "-shm", "-stage", "-stage-wal", "-stage-shm")
+REPLICA_FILES = ("", "-wal", "-shm", "-journal")
+STAGE_FILES = ("-stage", "-stage-journal")
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,17 @@ def create_private(path: str) -> None:
 def connect(path: str) -> sqlite3.Connection:
     """A connection for the sync itself: autocommit, WAL, no foreign keys (a row's parent may be out of scope)."""
     conn = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    # Text that is no UTF-8 must not block the outbox for ever: it goes with replacement characters.
+    conn.text_factory = lambda text: text.decode(errors="replace")
     conn.execute("PRAGMA journal_mode = WAL")
     for pragma in ("synchronous = NORMAL", "foreign_keys = OFF", "cache_size = -65536", "wal_autocheckpoint = 10000"):
         conn.execute(f"PRAGMA {pragma}")
     return conn
 
 
-def remove_files(path: str) -> None:
-    """Delete the replica with everything beside it except the lock."""
-    for suffix in FILE_SUFFIXES:
+def remove_files(path: str, suffixes: tuple[str, ...] = REPLICA_FILES + STAGE_FILES) -> None:
+    """Delete the replica with everything beside it, except the lock; or only the files with these suffixes."""
+    for suffix in suffixes:
         with suppress(FileNotFoundError):
             os.unlink(path + suffix)
 
@@ -213,9 +216,9 @@ def statements(script: str) -> Iterator[str]:
 
 
 def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
-    """Make the tables, or upgrade them to a new schema. What waits in the outbox stays. True: everything is to be read anew.
+    """Make the tables, or upgrade them to a new schema, in one transaction. True: everything is to be read anew.
 
-    All in one transaction. Raises ProtocolError where the script is not one for a replica of protocol 1.
+    What waits in the outbox stays. Raises ProtocolError where the script is not one for a replica of protocol 1.
     """
     wanted = _rehearse(ddl)
     with immediate(conn):
@@ -266,7 +269,7 @@ def _rehearse(ddl: str) -> dict[str, dict[str, tuple[str, str, str | None]]]:
 def _reshape(
     conn: sqlite3.Connection, table: str, old: dict[str, str], new: dict[str, tuple[str, str, str | None]]
 ) -> bool:
-    """Give `table` the fields of `new` and take those that only `old` has. True where a field came or changed its type."""
+    """Give `table` the fields of `new`, take those that only `old` has. True where a field came or changed its type."""
     grown = False
     for field in old:
         if field not in new or new[field][0] != old[field]:

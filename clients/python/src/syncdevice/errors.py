@@ -58,4 +58,4 @@ class ProtocolError(SyncError):
 
 
 class SchemaMoved(ProtocolError):
-    """A page has an entity or a field that the replica does not. `sync()` handles it: upgrade the tables, load afresh."""
+    """A page does not fit the replica's tables. `sync()` handles it: upgrade the tables, load afresh."""

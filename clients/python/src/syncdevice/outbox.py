@@ -69,15 +69,16 @@ def envelope(bodies: Iterable[bytes], sent_at: str) -> bytes:
 
 
 def to_column(kind: str, value: Any) -> Any:
-    """A value in wire form, of the schema's type `kind`, as SQLite keeps it."""
+    """A value in wire form, of the schema's type `kind`, as SQLite keeps it; the column's affinity does the rest."""
     if value is None:
         return None
     if kind == "json":
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if kind == "binary":
-        return base64.b64decode(value)
-    if kind == "integer":
-        return int(value)
+        try:
+            return base64.b64decode(value, validate=True)
+        except (ValueError, TypeError):
+            return value  # what the user entered is no binary: the server will say so
     return value
 
 
@@ -104,7 +105,7 @@ def lay_over(row: Row | None, mutations: Iterable[Mutation], kinds: Mapping[str,
     return result
 
 
-def _added(kind: str, value: Any, amount: str) -> Any:
+def _added(kind: str, value: Any, amount: str | int) -> Any:
     if kind == "integer":
         return int(value or 0) + int(amount)
     return str(_EXACT.add(Decimal(value or 0), Decimal(amount)))

@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from syncdevice.database import State, immediate, set_state
 from syncdevice.errors import ProtocolError, SchemaMoved, TokenExpired
@@ -27,12 +28,13 @@ def pull_changes(
     """
     stage = Stage(conn, path, state.entities, state.token)
     try:
-        for page in read_ahead(transport, stage.token, wait):
-            try:
-                stage.lay(json.loads(page.body)["changes"], page.token, last=not page.has_more)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ProtocolError("a page is not of protocol version 1: upgrade the application") from error
-            progress(Progress("pull", stage.rows))
+        with closing(read_ahead(transport, stage.token, wait)) as pages:
+            for page in pages:
+                try:
+                    stage.lay(json.loads(page.body)["changes"], page.token, last=not page.has_more)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise ProtocolError("a page is not of protocol version 1: upgrade the application") from error
+                progress(Progress("pull", stage.rows))
         if stage.rows or state.token is None:
             progress(Progress("apply", 0, stage.rows))
             return stage.merge(now())
@@ -49,9 +51,10 @@ def pull_changes(
         stage.close()
 
 
-def read_ahead(transport: Transport, token: str | None, wait: int) -> Iterator[Page]:
+def read_ahead(transport: Transport, token: str | None, wait: int) -> Generator[Page, None, None]:
     """The pages from `token` to the end of the run. While one is being used, the next one is on its way."""
-    with ThreadPoolExecutor(1, "syncdevice-pull") as pool:
+    pool = ThreadPoolExecutor(1, "syncdevice-pull")
+    try:
         coming = pool.submit(transport.pull, token, wait)
         while True:
             page = coming.result()
@@ -60,3 +63,5 @@ def read_ahead(transport: Transport, token: str | None, wait: int) -> Iterator[P
                 return
             coming = pool.submit(transport.pull, page.token)
             yield page
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -96,9 +96,11 @@ def _take_out(conn: sqlite3.Connection, mutation: Mutation, result: Result) -> N
     conn.execute(
         'INSERT OR REPLACE INTO "_sync_outcome" ("id", "entity", "row", "op", "base", "set", "add", "group", "made_at",'
         ' "status", "rev", "conflict", "errors", "server_row") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
-        (m.id, m.entity, m.row, m.op, m.base, m.set, m.add, m.group, m.made_at)
-        + (result["status"], result.get("rev"), result.get("conflict"), json.dumps(result.get("errors") or []))
-        + (None if server is None else json.dumps(server, ensure_ascii=False),),
+        (
+            *(m.id, m.entity, m.row, m.op, m.base, m.set, m.add, m.group, m.made_at),
+            *(result["status"], result.get("rev"), result.get("conflict"), json.dumps(result.get("errors") or [])),
+            None if server is None else json.dumps(server, ensure_ascii=False),
+        ),
     )
 
 
@@ -109,6 +111,7 @@ def record(
     corrections: dict[tuple[str, str], int] = {}
     changed: dict[str, tuple[list[str], list[str]]] = {}
     with applying(conn):
+        conn.execute('DELETE FROM "_sync_replaced"')
         for place, (mutation, result) in enumerate(zip(mutations, results, strict=True)):
             if result["status"] != "applied":
                 _take_out(conn, mutation, result)
@@ -116,8 +119,7 @@ def record(
         conn.executemany('DELETE FROM "_sync_outbox" WHERE "seq" = ?', ((m.seq,) for m in mutations))
         for (name, row), place in corrections.items():
             if name in entities:
-                later = [m for m in mutations[place + 1 :] if (m.entity, m.row) == (name, row)]
-                exists = _correct(conn, entities[name], mutations[place], results[place], later)
+                exists = _correct(conn, entities[name], mutations[place], results[place])
                 if exists is not None:
                     changed.setdefault(name, ([], []))[0 if exists else 1].append(row)
         for entity in entities.values():
@@ -132,10 +134,8 @@ def record(
     return {n: Change(len(up), len(gone), tuple(up), tuple(gone)) for n, (up, gone) in changed.items()}
 
 
-def _correct(
-    conn: sqlite3.Connection, entity: Entity, mutation: Mutation, result: Result, later: list[Mutation]
-) -> bool | None:
-    """Lay the server's row under the edits that came later. True: the row is there, False: deleted, None: left alone."""
+def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, result: Result) -> bool | None:
+    """Lay the server's row under the edits that wait. True: the row is there, False: deleted, None: left alone."""
     waiting = waiting_mutations(conn, entity.name, mutation.row).get(mutation.row, [])
     present = get_row(conn, entity, mutation.row)
     known_rev = (present or {}).get("_rev") or 0
@@ -151,6 +151,6 @@ def _correct(
         return None
     under: Row = {"id": mutation.row, "_rev": rev}
     under |= {name: to_column(kind, server.get(name)) for name, kind in entity.kinds.items()}
-    seen = lay_over(under, [*later, *waiting], entity.kinds)
+    seen = lay_over(under, waiting, entity.kinds)
     put_row(conn, entity, mutation.row, seen)
     return seen is not None

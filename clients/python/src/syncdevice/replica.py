@@ -13,7 +13,7 @@ import httpx
 
 from syncdevice import database
 from syncdevice.database import State
-from syncdevice.errors import DeviceRevoked, NotEnrolled, ProtocolError, SchemaMoved, TokenExpired
+from syncdevice.errors import DeviceRevoked, NotEnrolled, ProtocolError, SchemaMoved, SyncError, TokenExpired
 from syncdevice.pull import pull_changes
 from syncdevice.push import pending, push_outbox
 from syncdevice.reports import Change, Outcome, Progress, Status, SyncReport, age
@@ -58,7 +58,7 @@ def group(conn: sqlite3.Connection) -> Iterator[str]:
 
 
 class Replica:
-    """A device's SQLite file. The application reads and writes its tables with plain SQL at any time, also during a sync.
+    """A device's SQLite file. The application reads and writes its tables with plain SQL, also during a sync.
 
     Holds no connection: every call opens its own, so one object may be used from many threads.
     """
@@ -78,8 +78,11 @@ class Replica:
         self._http, self._retry_seconds = http, retry_seconds
         if not os.path.exists(self.path):
             raise NotEnrolled(f"{self.path} is not there: enroll the device first")
-        with closing(database.connect(self.path)) as conn:
-            database.read_state(conn)
+        try:
+            with closing(database.connect(self.path)) as conn:
+                database.read_state(conn)
+        except sqlite3.DatabaseError as error:
+            raise NotEnrolled(f"{self.path} is no replica ({error}): enroll the device with another file") from error
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Replica":
@@ -111,6 +114,7 @@ class Replica:
             with closing(Transport(url, http=http, retry_seconds=retry_seconds)) as transport:
                 answer = transport.enroll(request)
             database.save_enrolment(conn, url, name, answer)
+            database.remove_files(path, database.STAGE_FILES)
             with closing(Transport(url, answer["token"], http=http, retry_seconds=retry_seconds)) as transport:
                 _refresh_schema(conn, transport, None)
         return cls(path, http=http, retry_seconds=retry_seconds)
@@ -133,9 +137,10 @@ class Replica:
     ) -> SyncReport:
         """Push until the outbox is empty, then pull to the end. What is pulled appears all at once.
 
-        `progress` and `on_change` are called in this thread, `on_change` after the commit of what it tells. `wait`: with
-        nothing to pull, stay up to so many seconds (60 at most) for something. `lock_wait`: seconds to wait for another sync.
-        Safe to kill at any moment. Raises Busy, NotReachable, DeviceRevoked, Refused, ProtocolError; edits are kept.
+        `progress` and `on_change` are called in this thread, `on_change` after the commit of what it tells.
+        `wait`: with nothing to pull, stay up to so many seconds (60 at most) for something. `lock_wait`: seconds to
+        wait for another sync. Safe to kill at any moment. Raises Busy, NotReachable, DeviceRevoked, Refused,
+        ProtocolError, and sqlite3.Error when the disk is full; edits are kept.
         """
         started = time.monotonic()
         report = SyncReport()
@@ -172,22 +177,21 @@ class Replica:
         changed: Callable[[dict[str, Change]], None],
         wait: int,
     ) -> None:
+        problem: SyncError | None = None
         for start in range(FRESH_STARTS_MAX):
+            # On a fresh start the schema is asked for whatever our ETag says: a page may have told that it moved.
             state = database.read_state(conn)
             if state.schema is not None:
                 self._push(conn, transport, state, report, tell, changed)
-            # On a fresh start the server's schema is asked for whatever our ETag says: a page may have told it moved.
             report.schema_changed |= _refresh_schema(conn, transport, None if start else state.schema_etag)
             state = database.read_state(conn)
             report.reloaded |= state.token is None
             try:
                 changed(pull_changes(conn, self.path, transport, state, _now, tell, wait))
-            except (TokenExpired, SchemaMoved):
-                if start + 1 == FRESH_STARTS_MAX:
-                    raise
-            else:
                 return
-        raise ProtocolError("the server refuses every token that it gives: tell its administrator")
+            except (TokenExpired, SchemaMoved) as error:
+                problem = error
+        raise ProtocolError(f"every fresh start failed ({problem}): tell the server's administrator") from problem
 
     def _push(
         self,
@@ -248,10 +252,14 @@ class Replica:
         with closing(database.connect(self.path)) as conn:
             rows = conn.execute(query, (status,)).fetchall()
         outcomes = []
-        for *head, entered, added, errors, conflict, server, made, received in rows:
-            loaded = [json.loads(text) if text else None for text in (entered, added, errors)]
-            server_row = json.loads(server) if server else None
-            outcomes.append(Outcome(*head, loaded[0], loaded[1], loaded[2] or [], conflict, server_row, made, received))
+        for name, entity, row, op, kind, entered, added, errors, conflict, server, made, received in rows:
+            loaded = [json.loads(text) if text else None for text in (entered, added, errors, server)]
+            outcomes.append(
+                Outcome(
+                    *(name, entity, row, op, kind, loaded[0], loaded[1], loaded[2] or []),
+                    *(conflict, loaded[3], made, received),
+                )
+            )
         return outcomes
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sync is. `done` counts mutations (push) or rows (pull, apply); `total` is None where nobody knows it."""
+    """How far a sync is. `done` counts mutations (push) or rows (pull, apply); `total` is None where unknown."""
 
     phase: Literal["push", "pull", "apply"]
     done: int
@@ -47,7 +47,7 @@ class Outcome:
     op: str
     status: str
     entered: dict[str, Any] | None
-    added: dict[str, str] | None
+    added: dict[str, Any] | None
     errors: list[dict[str, Any]]
     conflict: str | None
     server_row: dict[str, Any] | None

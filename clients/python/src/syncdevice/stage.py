@@ -9,10 +9,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any
 
-from syncdevice.database import Entity, applying, create_private, quote, set_state
+from syncdevice.database import STAGE_FILES, Entity, applying, create_private, quote, remove_files, set_state
 from syncdevice.errors import ProtocolError, SchemaMoved
 from syncdevice.outbox import Row, lay_over
 from syncdevice.reports import Change
@@ -28,7 +27,8 @@ class Stage:
 
     def __init__(self, conn: sqlite3.Connection, path: str, entities: dict[str, Entity], base: str | None) -> None:
         self.token, self.rows = base, 0
-        self._conn, self._path, self._entities, self._base = conn, path + "-stage", entities, base
+        self._conn, self._replica, self._entities, self._base = conn, path, entities, base
+        self._path = path + STAGE_FILES[0]
         self._tables: dict[str, tuple[str, Callable[[Iterable[Row]], Iterator[Any]]]] = {}
         self._attached, self._saved_at = False, 0.0
         if os.path.exists(self._path):
@@ -54,9 +54,7 @@ class Stage:
             if self._conn.in_transaction:
                 self._conn.execute("ROLLBACK")
             self._conn.execute("DETACH stage")
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                os.unlink(self._path + suffix)
+        remove_files(self._replica, STAGE_FILES)
         self.token, self.rows, self._attached, self._tables = self._base, 0, False, {}
 
     def close(self) -> None:
@@ -76,7 +74,7 @@ class Stage:
         self._conn.execute("ATTACH ? AS stage", (where,))
         self._attached, self._saved_at = True, time.monotonic()
         if where != ":memory:":
-            self._conn.execute("PRAGMA stage.journal_mode = WAL")
+            self._conn.execute("PRAGMA stage.journal_mode = TRUNCATE")
         self._conn.execute("PRAGMA stage.synchronous = NORMAL")
         self._conn.execute("PRAGMA stage.cache_size = -65536")
         self._conn.execute("CREATE TABLE IF NOT EXISTS stage.run (base TEXT, schema TEXT, token TEXT, rows INTEGER)")
@@ -85,7 +83,7 @@ class Stage:
         )
 
     def _writer(self, name: str) -> tuple[str, Callable[[Iterable[Row]], Iterator[Any]]]:
-        """How to stage rows of an entity: the statement, and the function that makes its parameters of rows as they came."""
+        """How to stage rows of an entity: the statement, and the function from rows to its parameters."""
         if name not in self._tables:
             entity = self._entities[name]
             # The very same table, since SQLite copies between equal tables without looking at the rows.
@@ -134,8 +132,8 @@ class Stage:
                 self._conn.executemany(statement, values(upserts))
             except KeyError as error:
                 raise SchemaMoved(f"the server no longer sends {name}.{error.args[0]}") from error
-            except (sqlite3.Error, ValueError) as error:
-                raise ProtocolError(f"a row of {name} is not of the schema ({error}): upgrade the application") from error
+            except (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError, ValueError) as error:
+                raise ProtocolError(f"a row of {name} is not of its schema ({error}): upgrade the SDK") from error
         if self._conn.execute("SELECT 1 FROM stage.gone LIMIT 1").fetchone():
             self._conn.executemany(
                 "DELETE FROM stage.gone WHERE entity = ? AND id = ?", ((name, row["id"]) for row in upserts)
@@ -146,9 +144,10 @@ class Stage:
         self.rows += len(upserts) + len(deletes)
 
     def merge(self, now: str) -> dict[str, Change]:
-        """Move the whole run into the tables, under what waits in the outbox; one transaction. Then the run is over.
+        """Move the whole run into the tables, under what waits in the outbox, in one transaction. Then it is over.
 
-        A run from the beginning (no base token) replaces everything: rows that it did not bring go, unless edits of them wait.
+        A run from the beginning (no base token) replaces everything: rows that it did not bring go, unless edits of
+        them wait.
         """
         changes: dict[str, Change] = {}
         with applying(self._conn):
@@ -175,7 +174,8 @@ class Stage:
         deleted = [i for (i,) in self._conn.execute(f"SELECT id FROM {table} WHERE {gone}")]
         self._conn.execute(f"DELETE FROM {table} WHERE {gone}")
         # A run that was resumed may have staged a row before the device's own later edit of it was acknowledged.
-        newer = "" if reload else f"WHERE excluded._rev >= {quote(entity.name)}._rev OR {quote(entity.name)}._rev IS NULL"
+        known = f"{quote(entity.name)}._rev"
+        newer = "" if reload else f"WHERE {known} IS NULL OR excluded._rev >= {known}"
         (upserted,) = self._conn.execute(f"SELECT count(*) FROM {staged}").fetchone()
         ids = [i for (i,) in self._conn.execute(f"SELECT id FROM {staged}")] if upserted <= IDS_MAX else None
         under = [i for i in waiting if self._wins(entity.name, i, reload)]
@@ -207,9 +207,9 @@ class Stage:
         return bool(found and found[0])
 
     def _copy(self, name: str, bulk: bool) -> None:
-        """Copy everything into an empty table. Without triggers SQLite copies pages of rows as they are: ten times as fast."""
-        query = "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ? AND name GLOB '_sync_*'"
-        triggers = self._conn.execute(query, (name,)).fetchall() if bulk else []
+        """Copy everything into an empty table. Without triggers SQLite copies records unread: ten times as fast."""
+        query = "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ? AND name GLOB ?"
+        triggers = self._conn.execute(query, (name, "_sync_*")).fetchall() if bulk else []
         for trigger, _ in triggers:
             self._conn.execute(f"DROP TRIGGER main.{quote(trigger)}")
         self._conn.execute(f"INSERT INTO main.{quote(name)} SELECT * FROM stage.{quote(name)}")

@@ -12,7 +12,7 @@ from syncdevice.outbox import COLUMNS, Mutation, Row
 
 
 def column_values(entity: Entity) -> Callable[[Iterable[Row]], Iterator[Any]]:
-    """A function from rows in wire form to their columns' values. It raises KeyError for a row without one of the fields."""
+    """A function from rows in wire form to their columns' values. It raises KeyError for a row that lacks a field."""
     get = itemgetter(*entity.columns)
     places = [(i, entity.kinds.get(c)) for i, c in enumerate(entity.columns)]
     json_places = [i for i, kind in places if kind == "json"]
@@ -53,7 +53,7 @@ def get_row(conn: sqlite3.Connection, entity: Entity, row: str) -> Row | None:
 
 
 def put_row(conn: sqlite3.Connection, entity: Entity, row: str, values: Row | None) -> None:
-    """Make the table's row what `values` says, in column form; None deletes it. Columns of the application's own stay."""
+    """Make the table's row what `values` says, in column form; None deletes it. An application's own columns stay."""
     if values is None:
         conn.execute(f"DELETE FROM main.{quote(entity.name)} WHERE id = ?", (row,))
         return

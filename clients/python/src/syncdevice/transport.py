@@ -58,7 +58,7 @@ def retry_delay(attempt: int, retry_after: float | None, chance: float) -> float
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After header (seconds or HTTP date) asks for; None without one or for nonsense. `now`: POSIX."""
+    """Seconds that a Retry-After header (seconds or HTTP date) asks for; None without one. `now`: POSIX time."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -82,7 +82,7 @@ def read_page(body: bytes) -> Page:
 
 
 class Transport:
-    """The calls of the protocol. Safe to use from two threads. `client_note` travels as the Sync-Client header's tail."""
+    """The calls of the protocol, usable from two threads. `client_note` is the tail of the Sync-Client header."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Transport:
             except httpx.TransportError as error:
                 problem = f"no answer from {self._client.base_url}: {error or type(error).__name__}"
                 if once:
-                    raise NotReachable(f"{problem}; the code may be used up: ask for a new one if it is refused") from error
+                    raise NotReachable(f"{problem}; if the code is refused now, ask for a new one") from error
             except httpx.InvalidURL as error:
                 raise ProtocolError(f"{self._client.base_url} is not a URL: {error}") from error
             else:

@@ -1,0 +1,218 @@
+"""The `syncdevice` command: enroll a device, sync it, look into its file."""
+
+import argparse
+import json
+import platform
+import sqlite3
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from syncdevice import __version__
+from syncdevice.errors import Busy, DeviceRevoked, EnrollmentRefused, NotReachable, SyncError
+from syncdevice.replica import Replica
+from syncdevice.reports import Progress, SyncReport
+
+EXIT_CODES: list[tuple[type[SyncError], int]] = [
+    (NotReachable, 3),
+    (DeviceRevoked, 4),
+    (EnrollmentRefused, 5),
+    (Busy, 6),
+    (SyncError, 1),
+]
+EPILOG = """exit codes: 0 done, 1 the server or the file refuses, 2 wrong usage, 3 the server cannot be reached
+(edits are kept: sync again later), 4 the device was revoked, 5 the enrolment code was refused,
+6 another process syncs the file"""
+SHELL_ROWS_MAX = 1_000
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="syncdevice",
+        description="Keep an SQLite file in sync with a Syncserver.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"syncdevice {__version__}")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    enroll = commands.add_parser("enroll", help="make a file the replica of a new device")
+    enroll.add_argument("url", help="the server, such as https://sync.example.org")
+    enroll.add_argument("code", help="the enrolment code that an administrator gave you; it works once")
+    enroll.add_argument("path", help="the SQLite file to make")
+    enroll.add_argument("--name", default=platform.node() or "device", help="how administrators see the device")
+    enroll.add_argument("--platform", default=f"{platform.system()} {platform.release()}".lower())
+    enroll.add_argument("--app-version", default=__version__)
+    enroll.set_defaults(run=_enroll)
+
+    sync = commands.add_parser("sync", help="push what waits, then pull to the end")
+    sync.add_argument("--wait", type=int, default=0, metavar="SECONDS", help="stay for changes where there are none")
+    sync.add_argument("--lock-wait", type=float, default=0.0, metavar="SECONDS", help="wait for another sync to end")
+    sync.set_defaults(run=_sync)
+    status = commands.add_parser("status", help="where the replica stands; works offline")
+    status.set_defaults(run=_status)
+    log = commands.add_parser("log", help="what waits in the outbox, and what was not simply applied")
+    log.set_defaults(run=_log)
+    for command in (sync, status, log):
+        command.add_argument("path", help="the replica's file")
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+    shell = commands.add_parser("shell", help="type SQL at the replica; edits are recorded for the next sync")
+    shell.add_argument("path", help="the replica's file")
+    shell.set_defaults(run=_shell)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except SyncError as error:
+        print(f"syncdevice: {error}", file=sys.stderr)
+        return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+    except sqlite3.Error as error:
+        print(f"syncdevice: {options.path}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _enroll(options: argparse.Namespace) -> None:
+    replica = Replica.enroll(
+        options.url,
+        options.code,
+        options.path,
+        name=options.name,
+        platform=options.platform,
+        app_version=options.app_version,
+    )
+    status = replica.status()
+    print(f"{options.path} is device {status.device} ({status.name}), scopes: {', '.join(status.scopes) or 'none'}")
+    print(f"Next: syncdevice sync {options.path}")
+
+
+def _sync(options: argparse.Namespace) -> None:
+    replica = Replica(options.path)
+    waits = {"wait": options.wait, "lock_wait": options.lock_wait}
+    if options.json:
+        print(json.dumps(asdict(replica.sync(**waits))))
+        return
+    if sys.stderr.isatty():
+        with _bar() as bar:
+            task = bar.add_task("sync", total=None)
+
+            def show(step: Progress) -> None:
+                bar.update(task, description=step.phase, completed=step.done, total=step.total)
+
+            report = replica.sync(show, **waits)
+    else:
+        report = replica.sync(**waits)
+    print(_sentence(report))
+
+
+def _bar() -> Bar:
+    columns = (SpinnerColumn(), TextColumn("{task.description:5}"), BarColumn(), MofNCompleteColumn())
+    return Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+
+
+def _sentence(report: SyncReport) -> str:
+    outcomes = "".join(f", {count:,} {status}" for status, count in sorted(report.outcomes.items()))
+    loaded = " (loaded afresh)" if report.reloaded else ""
+    return (
+        f"pushed {report.pushed:,}{outcomes}; pulled {report.upserted:,} rows, {report.deleted:,} deletes{loaded}"
+        f" in {report.seconds:.1f} s"
+    )
+
+
+def _status(options: argparse.Namespace) -> None:
+    status = asdict(Replica(options.path).status())
+    if options.json:
+        print(json.dumps(status))
+        return
+    rows = status.pop("rows")
+    status["scopes"] = ", ".join(status["scopes"])
+    for name, value in status.items():
+        print(f"{name + ':':14} {'-' if value is None else value}")
+    for name, count in rows.items():
+        print(f"  {name + ':':20} {count:,}")
+
+
+def _log(options: argparse.Namespace) -> None:
+    replica = Replica(options.path)
+    query = 'SELECT "id", "entity", "row", "op", "base", "set", "add", "group", "made_at" FROM "_sync_outbox"'
+    conn = replica.connect()
+    try:
+        cursor = conn.execute(f'{query} ORDER BY "seq"')
+        names = [column[0] for column in cursor.description]
+        waiting: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in cursor]
+    finally:
+        conn.close()
+    for mutation in waiting:
+        mutation["set"], mutation["add"] = (json.loads(mutation[n]) if mutation[n] else None for n in ("set", "add"))
+    outcomes = [asdict(outcome) for outcome in replica.outcomes()]
+    if options.json:
+        print(json.dumps({"outbox": waiting, "outcomes": outcomes}))
+        return
+    for m in waiting:
+        values = json.dumps({**(m["set"] or {}), **{n: f"+ {v}" for n, v in (m["add"] or {}).items()}})
+        print(f"{m['made_at'][:19]}  waiting   {m['op']:6} {m['entity']} {m['row']}  {values}")
+    for o in outcomes:
+        reasons = "; ".join(f"{e.get('field') or 'row'}: {e.get('message') or e.get('code')}" for e in o["errors"])
+        values = json.dumps({**(o["entered"] or {}), **(o["added"] or {})}, ensure_ascii=False)
+        print(
+            f"{o['made_at'][:19]}  {o['status']:9} {o['op']:6} {o['entity']} {o['row']}  {values}  {reasons}".rstrip()
+        )
+    if not waiting and not outcomes:
+        print("nothing waits, and everything pushed was applied")
+
+
+def _shell(options: argparse.Namespace) -> None:
+    replica = Replica(options.path)
+    conn = replica.connect()
+    conn.isolation_level = None
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(f"{options.path}: SQL ends with ; and .quit leaves. Tables: {', '.join(replica.status().rows)}")
+    statement = ""
+    try:
+        while True:
+            line = input(("...> " if statement else "sql> ") if interactive else "")
+            if not statement and line.strip() in {".quit", ".exit"}:
+                return
+            statement += line + "\n"
+            if not sqlite3.complete_statement(statement):
+                continue
+            try:
+                _print_rows(conn.execute(statement))
+            except sqlite3.Error as error:
+                print(f"error: {error}", file=sys.stderr)
+            statement = ""
+    except EOFError:
+        return
+    finally:
+        conn.close()
+
+
+def _print_rows(cursor: sqlite3.Cursor) -> None:
+    if cursor.description is None:
+        return
+    table = Table(*[str(column[0]) for column in cursor.description])
+    rows = cursor.fetchmany(SHELL_ROWS_MAX)
+    for row in rows:
+        table.add_row(*["NULL" if value is None else str(value) for value in row])
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    if len(rows) == SHELL_ROWS_MAX:
+        print(f"(only the first {SHELL_ROWS_MAX:,} rows)")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,206 @@
+"""Devices in the admin and on the command line, as the people who run the server use them."""
+
+import json
+import re
+from html import unescape
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from devices.enroll import create_code, enroll, revoke
+from devices.models import Device, EnrollmentCode, Grant
+
+pytestmark = pytest.mark.django_db
+
+CODE = re.compile(r"[0-9A-Z]{4}(?:-[0-9A-Z]{4}){3}")
+
+
+@pytest.fixture
+def tablet() -> Device:
+    return enroll(create_code(["global", "store:7"]), "Tablet 12", "android 16", "1.4.0", "")[0]
+
+
+def page(client: Client, address: str) -> str:
+    response = client.get(address)
+    assert response.status_code == 200
+    return unescape(response.content.decode())
+
+
+def act(client: Client, action: str, device: Device) -> Any:
+    data = {"action": action, "_selected_action": [str(device.pk)]}
+    return client.post("/admin/devices/device/", data, follow=True)
+
+
+def test_device_list_shows_scopes_and_state(admin_client: Client, tablet: Device) -> None:
+    ana = User.objects.create_user("ana")
+    Device.objects.update(user=ana, pending=12)
+    Grant.objects.create(user=ana, scope="user:ana")
+    shown = page(admin_client, "/admin/devices/device/")
+    for fact in ("Tablet 12", "global, store:7, user:ana", "ana", "active", "12"):
+        assert fact in shown
+
+
+def test_device_list_takes_the_same_queries_for_many_devices(
+    admin_client: Client, tablet: Device, django_assert_max_num_queries: Any
+) -> None:
+    ana = User.objects.create_user("ana")
+    for number in range(20):
+        enroll(create_code([f"store:{number}"], ana), f"Tablet {number}", "", "", "")
+    with django_assert_max_num_queries(14):
+        page(admin_client, "/admin/devices/device/")
+
+
+def test_device_is_found_by_its_user(admin_client: Client, tablet: Device) -> None:
+    assert "Tablet 12" in page(admin_client, "/admin/devices/device/?q=tablet")
+    assert "Tablet 12" not in page(admin_client, "/admin/devices/device/?q=nobody")
+    assert "Tablet 12" in page(admin_client, f"/admin/devices/device/?q={tablet.id}")
+
+
+@pytest.mark.parametrize(("action", "wipe"), [("revoke", False), ("revoke_and_wipe", True)])
+def test_revoke_actions(admin_client: Client, tablet: Device, action: str, wipe: bool) -> None:
+    shown = act(admin_client, action, tablet).content.decode()
+    tablet.refresh_from_db()
+    assert (tablet.is_active, tablet.wipe) == (False, wipe)
+    assert "Tablet 12" in shown
+    assert "revoked" in shown
+
+
+def test_revoke_needs_the_permission_to_change(client: Client, tablet: Device) -> None:
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    client.force_login(viewer)
+    assert act(client, "revoke", tablet).status_code == 403
+    tablet.refresh_from_db()
+    assert tablet.is_active
+
+
+def test_device_cannot_be_deleted_or_added_by_hand(admin_client: Client, tablet: Device) -> None:
+    assert admin_client.post(f"/admin/devices/device/{tablet.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert admin_client.get("/admin/devices/device/add/").status_code == 403
+    assert "delete_selected" not in page(admin_client, "/admin/devices/device/")
+
+
+def grants_form(device: Device, *added: str) -> dict[str, str]:
+    """The device's form as the browser sends it: its grants unchanged, and new ones."""
+    grants = list(device.grants.all())
+    data = {"name": device.name, "user": "", "grants-TOTAL_FORMS": str(len(grants) + len(added))}
+    data["grants-INITIAL_FORMS"] = str(len(grants))
+    for number, grant in enumerate(grants):
+        data |= {f"grants-{number}-id": str(grant.pk), f"grants-{number}-device": str(device.pk)}
+        data[f"grants-{number}-scope"] = grant.scope
+    for number, scope in enumerate(added, len(grants)):
+        data |= {f"grants-{number}-device": str(device.pk), f"grants-{number}-scope": scope}
+    return data
+
+
+def test_scope_is_granted_in_the_device_page(admin_client: Client, tablet: Device) -> None:
+    address = f"/admin/devices/device/{tablet.pk}/change/"
+    assert "store:7" in page(admin_client, address)
+    assert admin_client.post(address, grants_form(tablet, "store:9")).status_code == 302
+    assert Device.objects.get().scopes == ["global", "store:7", "store:9"]
+
+
+def test_scope_is_taken_back_in_the_device_page(admin_client: Client, tablet: Device, settings: Any) -> None:
+    settings.SYNC_SCOPES_PER_DEVICE_MAX = 2
+    data = grants_form(tablet, "store:9") | {"grants-0-DELETE": "on"}
+    assert admin_client.post(f"/admin/devices/device/{tablet.pk}/change/", data).status_code == 302
+    assert Device.objects.get().scopes == ["store:7", "store:9"]
+
+
+@pytest.mark.parametrize(("scope", "told"), [("no scope", "A scope is a name"), ("store:9", "2 scopes at most")])
+def test_bad_grant_is_told_in_the_device_page(
+    admin_client: Client, tablet: Device, settings: Any, scope: str, told: str
+) -> None:
+    settings.SYNC_SCOPES_PER_DEVICE_MAX = 2
+    response = admin_client.post(f"/admin/devices/device/{tablet.pk}/change/", grants_form(tablet, scope))
+    assert response.status_code == 200
+    assert told in response.content.decode()
+    assert Grant.objects.count() == 2
+
+
+def test_user_is_granted_a_scope(admin_client: Client) -> None:
+    ana = User.objects.create_user("ana")
+    data = {"user": str(ana.pk), "device": "", "scope": "user:ana"}
+    assert admin_client.post("/admin/devices/grant/add/", data).status_code == 302
+    assert Grant.objects.get().user == ana
+    assert "exactly one" in admin_client.post("/admin/devices/grant/add/", {"scope": "store:7"}).content.decode()
+
+
+def test_new_code_is_shown_exactly_once(admin_client: Client, client: Client) -> None:
+    data = {"scope_lines": "global\nstore:7\n", "hours": "2", "user": ""}
+    response = admin_client.post("/admin/devices/enrollmentcode/add/", data, follow=True)
+    (code,) = CODE.findall(response.content.decode())
+    assert not CODE.search(page(admin_client, "/admin/devices/enrollmentcode/"))
+    made = EnrollmentCode.objects.get()
+    assert not CODE.search(page(admin_client, f"/admin/devices/enrollmentcode/{made.pk}/change/"))
+    assert not CODE.search(page(admin_client, f"/admin/devices/enrollmentcode/{made.pk}/history/"))
+    assert (made.scopes, str(made.created_by)) == (["global", "store:7"], "admin")
+    assert enroll(code, "Tablet 12", "", "", "")[0].scopes == ["global", "store:7"]
+
+
+def test_code_list_shows_the_state(admin_client: Client) -> None:
+    enroll(create_code(["global"]), "Tablet 12", "", "", "")
+    create_code(["global"])
+    create_code(["global"])
+    EnrollmentCode.objects.filter(pk=EnrollmentCode.objects.latest("pk").pk).update(expires_at="2020-01-01T00:00:00Z")
+    shown = page(admin_client, "/admin/devices/enrollmentcode/")
+    states = re.findall(r'class="field-state">(\w+)<', shown)
+    assert sorted(states) == ["expired", "open", "used"]
+
+
+def test_bad_scope_of_a_code_is_told(admin_client: Client) -> None:
+    data = {"scope_lines": "no scope", "hours": "2"}
+    shown = admin_client.post("/admin/devices/enrollmentcode/add/", data).content.decode()
+    assert "A scope is a name" in shown
+    assert not EnrollmentCode.objects.exists()
+
+
+def test_user_with_devices_can_be_deleted_and_the_device_stays(admin_client: Client) -> None:
+    ana = User.objects.create_user("ana")
+    device, _ = enroll(create_code(["global"], ana), "phone", "", "", "")
+    revoke(device)
+    assert admin_client.post(f"/admin/auth/user/{ana.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert Device.objects.get().user is None
+
+
+# --- manage.py enrollment_code
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("enrollment_code", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_command_prints_a_code_that_works() -> None:
+    shown = run("--scope", "store:7", "--scope", "global")
+    (code, again) = CODE.findall(shown)
+    assert code == again
+    assert "POST /devices/enroll" in shown
+    assert enroll(code, "Tablet 12", "", "", "")[0].scopes == ["global", "store:7"]
+
+
+def test_command_as_json() -> None:
+    User.objects.create_user("ana")
+    told = json.loads(run("--user", "ana", "--hours", "2", "--json"))
+    assert CODE.fullmatch(told.pop("code"))
+    assert told == {"scopes": ["global"], "user": "ana", "hours": 2}
+    assert str(EnrollmentCode.objects.get().user) == "ana"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--user", "nobody"], "There is no user 'nobody'"),
+        (["--scope", "no scope"], "A scope is a name"),
+        (["--hours", "0"], "1 to 72 hours"),
+        (["--hours", "soon"], "invalid int"),
+    ],
+)
+def test_command_tells_what_is_wrong(arguments: list[str], told: str) -> None:
+    with pytest.raises(CommandError, match=told):
+        run(*arguments)
+    assert not EnrollmentCode.objects.exists()
