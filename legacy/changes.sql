@@ -4,25 +4,28 @@
 SELECT DISTINCT h.row_id
 FROM sync_history h
 WHERE h.entity = %(entity)s AND h.author NOT LIKE %(own)s AND h.row_id > %(after)s
-  AND h.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot) AND NOT pg_visible_in_snapshot(h.xid, %(since)s::pg_snapshot)
+  AND h.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)::text::bigint
+  AND NOT pg_visible_in_snapshot(h.xid::text::xid8, %(since)s::pg_snapshot)
 ORDER BY h.row_id
 LIMIT %(limit)s
 
 -- name: rows_and_members
 -- The same where rows of another entity belong to them, as lines to an order: also the rows whose lines were changed,
 -- moved elsewhere or deleted.
-SELECT DISTINCT changed.row_id FROM (
-    SELECT h.row_id, h.xid FROM sync_history h WHERE h.entity = %(entity)s AND h.author NOT LIKE %(own)s
-    UNION ALL
-    SELECT unnest(ARRAY[m.{{parent}}, (h.old ->> '{{parent}}')::uuid]), h.xid
-    FROM sync_history h LEFT JOIN {{members}} m ON m.id = h.row_id
-    WHERE h.entity = %(member)s AND h.author NOT LIKE %(own)s
-) changed
-WHERE changed.row_id > %(after)s
-  AND changed.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
-  AND NOT pg_visible_in_snapshot(changed.xid, %(since)s::pg_snapshot)
-ORDER BY changed.row_id
-LIMIT %(limit)s
+WITH changed AS (
+    SELECT h.entity, h.row_id, h.old
+    FROM sync_history h
+    WHERE h.entity IN (%(entity)s, %(member)s) AND h.author NOT LIKE %(own)s
+      AND h.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)::text::bigint
+      AND NOT pg_visible_in_snapshot(h.xid::text::xid8, %(since)s::pg_snapshot)
+), rows AS (
+    SELECT c.row_id FROM changed c WHERE c.entity = %(entity)s
+    UNION
+    SELECT unnest(ARRAY[m.{{parent}}, (c.old ->> '{{parent}}')::uuid])
+    FROM changed c LEFT JOIN {{members}} m ON m.id = c.row_id
+    WHERE c.entity = %(member)s
+)
+SELECT row_id FROM rows WHERE row_id > %(after)s ORDER BY row_id LIMIT %(limit)s
 
 -- name: now
 -- Where the history stands, and of which database: positions of another one mean nothing here.

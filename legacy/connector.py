@@ -45,6 +45,7 @@ class Record:
     key: str
     values: Mapping[Place, Any]
     version: Any = None
+    marker: str = ""  # what `create` was given, where we made it
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ class Exchange:
         gone = Link.objects.filter(system=self.system, mapping=mapping, parent__in=list(parents)).exclude(key__in=but)
         gone.delete()
 
+    def row_of(self, mapping: str, key: str) -> str:
+        """Raises Unmappable where we do not have the record."""
+        if found := self.links(mapping, keys=[key]):
+            return str(found[0].row)
+        raise Unmappable(f"the {mapping} {key} that it refers to has not been taken over")
+
     def key_of(self, mapping: str, row: str) -> str:
         """Raises Unmappable where they do not have the row (yet)."""
         if found := self.links(mapping, rows=[row]):

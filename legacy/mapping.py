@@ -84,6 +84,12 @@ class Mapping:
         names = {line.ours for line in self.fields if line.only != "pull"} if self.both else set()
         return frozenset(names | ({self.rows.place} if self.rows and self.both else set()))
 
+    def places_of(self, names: Iterable[str]) -> set[Place]:
+        """Where the fields of a document are written to."""
+        names = set(names)
+        own = {line.places[0] for line in self.fields if line.ours in names}
+        return own | ({self.rows.place} & names if self.rows else set())
+
     def ours(self, values: Map[Place, Any], refer: Refer) -> Document:
         """Their record as our document. Raises Unmappable."""
         document = _ours(self.model, self.fields, values, refer)

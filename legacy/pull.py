@@ -38,7 +38,7 @@ def pull(exchange: Exchange, mapping: Mapping) -> None:
 
 def take(exchange: Exchange, mapping: Mapping, records: list[Record], cursor: dict[str, object]) -> None:
     """Apply some records, and commit them together with the cursor."""
-    records = _with_parents(exchange, mapping, records)
+    records = _with_parents(exchange, mapping, _arrived(exchange, mapping, records))
     if exchange.pretend:
         return apply(exchange, mapping, records)
     with transaction.atomic(), authored(exchange.run.author):
@@ -73,6 +73,15 @@ def apply(exchange: Exchange, mapping: Mapping, records: list[Record], counted: 
     if counted:
         _count(exchange, mapping, records, plans)
     return exchange.settle(mapping, PULL, {record.key for record in records})
+
+
+def _arrived(exchange: Exchange, mapping: Mapping, records: list[Record]) -> list[Record]:
+    """The records without those that a run of ours made and died before it could link them: push finishes that."""
+    made = {record.key: UUID(record.marker.removeprefix("sync:")) for record in records if record.marker}
+    linked = {link.key for link in exchange.links(mapping.name, keys=made)}
+    open_ = {key: row for key, row in made.items() if key not in linked}
+    ours = set(mapping.model._default_manager.filter(pk__in=open_.values()).values_list("pk", flat=True))
+    return [record for record in records if open_.get(record.key) not in ours]
 
 
 def _with_parents(exchange: Exchange, mapping: Mapping, records: list[Record]) -> list[Record]:
@@ -141,8 +150,11 @@ def _changes(agreed: Document, document: Document, ours: Ours | None) -> Documen
 
 
 def _first_contact(exchange: Exchange, mapping: Mapping, records: list[Record]) -> Known:
-    """Which row an unknown record is: ours with the same natural key where there is one, else a new one."""
-    rows = {(mapping.name, record.key): str(uuid4()) for record in records}
+    """Which row an unknown record is: ours with the same natural key where there is one, else a new one.
+
+    A record that we made and whose row is gone (our database was restored) gets the id back that devices know it by.
+    """
+    rows = {(mapping.name, record.key): record.marker.removeprefix("sync:") or str(uuid4()) for record in records}
     if not (mapping.match and records):
         return rows
     values = {record.key: mapping.natural_key(record.values) for record in records}

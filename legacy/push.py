@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import connection, transaction
 
@@ -29,16 +29,20 @@ def push(exchange: Exchange, mapping: Mapping) -> None:
     so nothing is sent twice.
     """
     cursor = exchange.cursor(mapping, PUSH)
-    now = _now()
+    position = _now()
     seen = 0
-    for rows in _candidates(exchange, mapping, cursor, now):
-        for row, ours in read(mapping, rows).items():
-            _send(exchange, mapping, row, ours)
+    for rows in _candidates(exchange, mapping, cursor, position):
+        links = {link.row: link for link in exchange.links(mapping.name, rows=rows)}
+        now = read(mapping, rows)
+        for row, ours in now.items():
+            if row not in links or _differs(mapping, ours.document, links[row].agreed):
+                _send(exchange, mapping, row, ours)
+        exchange.settle(mapping, PUSH, [str(row) for row in rows if row not in now])  # deleted here meanwhile
         seen += len(rows)
         exchange.tell(f"{mapping.name} to {exchange.system}", seen)
     if not exchange.pretend:
         with transaction.atomic():
-            exchange.move(mapping, PUSH, now)
+            exchange.move(mapping, PUSH, position)
 
 
 def _now() -> dict[str, str]:
@@ -114,60 +118,55 @@ def _deliver(exchange: Exchange, mapping: Mapping, row: UUID, ours: Ours, link: 
     fresh = _take(exchange, mapping, record, row)  # what they changed meanwhile, or made of a new record: its number
     agreed = exchange.links(mapping.name, rows=[row])[0].agreed
     if fresh and (names := _differs(mapping, fresh.document, agreed)):
-        known = (
-            {str(each.row) for each in exchange.links(mapping.rows.name, rows=list(fresh.members))}
-            if mapping.rows
-            else set()
-        )
-        values = mapping.theirs(fresh.document, exchange.key_of, new_rows=fresh.members.keys() - known)
-        places = {line.places[0] for line in mapping.fields if line.ours in names}
-        if mapping.rows and mapping.rows.place in names:
-            places.add(mapping.rows.place)
-        exchange.connector.update(mapping.source, record, values, places)
-        sent = agreed | {name: fresh.document[name] for name in names}
+        known = exchange.links(mapping.rows.name, rows=list(fresh.members)) if mapping.rows else []
+        new_rows = fresh.members.keys() - {str(each.row) for each in known}
+        values = mapping.theirs(fresh.document, exchange.key_of, new_rows)
+        exchange.connector.update(mapping.source, record, values, mapping.places_of(names))
         record = _fetch(exchange, mapping, record.key)
-        _remember(exchange, mapping, record, row, sent)
+        with transaction.atomic():
+            _pair(exchange, mapping, record, row, fresh.document)
+            sent = agreed | {name: fresh.document[name] for name in names}
+            exchange.link(mapping.name, [(record.key, row, sent, None)])
         _take(exchange, mapping, record, row)
     exchange.count(mapping, what)
 
 
 def _create(exchange: Exchange, mapping: Mapping, row: UUID, ours: Ours) -> Record:
-    """Make the record, unless an earlier run did whose answer was lost."""
+    """Make the record, unless an earlier run did whose answer was lost, and link it."""
     marker = f"sync:{row}"
-    late = {line.places[0] for line in mapping.fields if line.late}
-    values = mapping.theirs(ours.document, exchange.key_of, new_rows=ours.members)
-    key = exchange.connector.find(mapping.source, marker)
-    if key is None:
-        early = {place: value for place, value in values.items() if place not in late}
-        key = exchange.connector.create(mapping.source, marker, early)
-    record = _fetch(exchange, mapping, key)
-    # Agreed is what we sent. The rest is theirs to tell us (the number they gave) or ours to do (the state to reach).
-    done = mapping.pushed - {line.ours for line in mapping.fields if line.late}
-    sent = {name: ours.document[name] for name in done}
-    sent |= {line.ours: line.pull(record.values[line.places[0]]) for line in mapping.fields if line.late and line.pull}
-    _remember(exchange, mapping, record, row, sent)
+    late = [line for line in mapping.fields if line.late]
+    if key := exchange.connector.find(mapping.source, marker):
+        record = _fetch(exchange, mapping, key)
+        _pair(exchange, mapping, record, row, ours.document, everything=True)
+        sent = mapping.ours(record.values, exchange.row_of)  # what we sent then; ours may have changed since
+    else:
+        values = mapping.theirs(ours.document, exchange.key_of, new_rows=ours.members)
+        early = {place: value for place, value in values.items() if place not in {line.places[0] for line in late}}
+        record = _fetch(exchange, mapping, exchange.connector.create(mapping.source, marker, early))
+        _pair(exchange, mapping, record, row, ours.document)
+        sent = ours.document | {line.ours: line.pull(record.values[line.places[0]]) for line in late if line.pull}
+    # What they alone tell is left out, so that it is news: the number they gave.
+    exchange.link(mapping.name, [(record.key, row, {name: sent[name] for name in mapping.pushed}, None)])
     return record
 
 
-def _remember(exchange: Exchange, mapping: Mapping, record: Record, row: UUID, sent: Document) -> None:
-    """Link the row, and those that belong to it and look the same on both sides, as they were sent."""
-    with transaction.atomic():
-        exchange.link(mapping.name, [(record.key, row, sent, None)])
-        if part := mapping.rows:
-            keys = [str(each["id"]) for each in record.values[part.place]]
-            linked = exchange.rows_of((part.name, key) for key in keys)
-            free = {member: document for member, document in sent[part.place].items() if member not in linked.values()}
-            pairs: list[tuple[str, UUID, Document, UUID | None]] = []
-            for key, values in zip(keys, record.values[part.place], strict=True):
-                if (part.name, key) in linked:
-                    continue
-                same = mapping.same_row(
-                    values, free, lambda name, at: exchange.rows_of([(name, at)]).get((name, at), "")
-                )
-                if same:
-                    free.pop(same)
-                    pairs.append((key, UUID(same), {}, row))
-            exchange.link(part.name, pairs)
+def _pair(
+    exchange: Exchange, mapping: Mapping, record: Record, row: UUID, sent: Document, everything: bool = False
+) -> None:
+    """Link what belongs to a record and looks the same on both sides; with `everything`, also what does not."""
+    if not (part := mapping.rows):
+        return
+    keys = [str(each["id"]) for each in record.values[part.place]]
+    linked = exchange.rows_of((part.name, key) for key in keys)
+    free = {member: document for member, document in sent[part.place].items() if member not in linked.values()}
+    pairs: list[tuple[str, UUID, Document, UUID | None]] = []
+    for key, values in zip(keys, record.values[part.place], strict=True):
+        if (part.name, key) not in linked:
+            same = mapping.same_row(values, free, exchange.row_of)
+            free.pop(same or "", None)
+            if same or everything:
+                pairs.append((key, UUID(same) if same else uuid4(), {}, row))
+    exchange.link(part.name, pairs)
 
 
 def _take(exchange: Exchange, mapping: Mapping, record: Record, row: UUID) -> Ours | None:

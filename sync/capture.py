@@ -1,12 +1,11 @@
 """Who changes rows, and with which mutation: told to the capture triggers in settings of the transaction."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from django.db import connection, transaction
 
-from sync.sql import block
+from sync.sql import array, block, cursor
 
 
 @contextmanager
@@ -28,6 +27,11 @@ def authored(author: str, mutations: Mapping[str, str] | None = None) -> Iterato
 
 def set_author(author: str, mutations: Mapping[str, str] | None = None) -> None:
     """The same for the rest of the transaction, or until it is set again."""
-    known = json.dumps(dict(mutations)) if mutations else ""
-    with connection.cursor() as cursor:
-        cursor.execute(block("capture.sql", "author"), {"author": author, "mutations": known})
+    known = mutations or {}
+    parameters = {
+        "author": author,
+        "rows": array(known) if known else "",
+        "mutations": array(known.values()) if known else "",
+    }
+    with cursor() as bound:
+        bound.execute(block("capture.sql", "author"), parameters)

@@ -3,24 +3,30 @@
 CREATE OR REPLACE FUNCTION {{insert_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
 DECLARE
     v_author text := sync_author();
-    v_mutations jsonb := sync_mutations();
+    v_mutations record := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
+    v_number bigint := v_xid::text::bigint;
 BEGIN
     WITH captured AS MATERIALIZED (
-        SELECT n.id, r.rev, {{new_row}} AS new, {{new_scopes}} AS scopes
+        SELECT n.id, r.rev, {{new_row}}::text AS new, {{new_scopes}} AS scopes
         FROM new_rows n CROSS JOIN LATERAL (
             SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = n.id AND f.entity = {{entity}}
         ) r
     ), fed AS (
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
-        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new::text
-        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope)
+        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new
+        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope) WHERE c.rev = 1
+    ), come_back AS (
+        INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
+        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new
+        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope) WHERE c.rev > 1
         ON CONFLICT (row_id, entity, scope) DO UPDATE
         SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
     )
-    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, new)
-    SELECT c.id, {{entity}}, c.rev, 'insert', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.new
-    FROM captured c;
+    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid)
+    SELECT c.id, {{entity}}, c.rev, 'insert', v_author, m.id, v_number
+    FROM captured c
+    LEFT JOIN unnest(v_mutations.row_ids, v_mutations.ids) AS m(row_id, id) ON m.row_id = c.id;
     RETURN NULL;
 END $body$;
 
@@ -29,8 +35,9 @@ END $body$;
 CREATE OR REPLACE FUNCTION {{update_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
 DECLARE
     v_author text := sync_author();
-    v_mutations jsonb := sync_mutations();
+    v_mutations record := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
+    v_number bigint := v_xid::text::bigint;
 BEGIN
     WITH captured AS MATERIALIZED (
         SELECT id, r.rev, CASE WHEN o.id IS NOT NULL THEN {{old_row}} END AS old,
@@ -49,8 +56,9 @@ END $body$;
 CREATE OR REPLACE FUNCTION {{delete_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
 DECLARE
     v_author text := sync_author();
-    v_mutations jsonb := sync_mutations();
+    v_mutations record := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
+    v_number bigint := v_xid::text::bigint;
 BEGIN
     WITH captured AS MATERIALIZED (
         SELECT o.id, r.rev, {{old_row}} AS old
@@ -62,8 +70,9 @@ BEGIN
         FROM captured c WHERE f.row_id = c.id AND f.entity = {{entity}} AND f.data IS NOT NULL
     )
     INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old)
-    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, (v_mutations ->> c.id::text)::uuid, v_xid, c.old
-    FROM captured c;
+    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, m.id, v_number, c.old
+    FROM captured c
+    LEFT JOIN unnest(v_mutations.row_ids, v_mutations.ids) AS m(row_id, id) ON m.row_id = c.id;
     RETURN NULL;
 END $body$;
 
@@ -72,8 +81,9 @@ END $body$;
 DO $body$
 DECLARE
     v_author text := sync_author();
-    v_mutations jsonb := NULL;
+    v_mutations record := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
+    v_number bigint := v_xid::text::bigint;
 BEGIN
     WITH before AS (
         SELECT f.row_id AS id, max(f.rev) AS rev, min(f.data) AS data,
@@ -105,14 +115,15 @@ stayed AS (
     INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old, new)
     SELECT c.id, {{entity}}, c.rev,
            CASE WHEN c.new IS NULL THEN 'delete' WHEN c.old IS NULL THEN 'insert' ELSE 'update' END,
-           v_author, (v_mutations ->> c.id::text)::uuid, v_xid,
-           CASE WHEN c.new IS NULL THEN c.old ELSE d.old END, CASE WHEN c.old IS NULL THEN c.new ELSE d.new END
+           v_author, m.id, v_number,
+           CASE WHEN c.new IS NULL THEN c.old ELSE d.old END, d.new
     FROM captured c
+    LEFT JOIN unnest(v_mutations.row_ids, v_mutations.ids) AS m(row_id, id) ON m.row_id = c.id
     CROSS JOIN LATERAL (
         SELECT json_object_agg(key, a.value) FILTER (WHERE a.key IS NOT NULL) AS old,
                json_object_agg(key, b.value) FILTER (WHERE b.key IS NOT NULL) AS new
         FROM jsonb_each(c.old::jsonb) a FULL JOIN jsonb_each(c.new::jsonb) b USING (key)
-        WHERE a.value IS DISTINCT FROM b.value AND key <> '_rev'
+        WHERE c.old IS NOT NULL AND a.value IS DISTINCT FROM b.value AND key <> '_rev'
     ) d;
 
 -- name: triggers
@@ -158,4 +169,5 @@ SET table_name = excluded.table_name, digest = excluded.digest, wire_digest = ex
 
 -- name: author
 -- Transaction-local, so it ends with the transaction and needs no session (PgBouncer).
-SELECT set_config('sync.author', %(author)s, true), set_config('sync.mutations', %(mutations)s, true);
+SELECT set_config('sync.author', %(author)s, true), set_config('sync.rows', %(rows)s, true),
+       set_config('sync.mutations', %(mutations)s, true);

@@ -7,9 +7,10 @@ CREATE OR REPLACE FUNCTION sync_author() RETURNS text LANGUAGE sql STABLE AS $$
     SELECT coalesce(nullif(current_setting('sync.author', true), ''), 'sql:' || session_user)
 $$;
 
--- Which mutation changes which row in this statement: {"<row id>": "<mutation id>"}.
-CREATE OR REPLACE FUNCTION sync_mutations() RETURNS jsonb LANGUAGE sql STABLE AS $$
-    SELECT nullif(current_setting('sync.mutations', true), '')::jsonb
+-- Which mutation changes which row in this transaction: two arrays of ids, side by side.
+CREATE OR REPLACE FUNCTION sync_mutations(OUT row_ids uuid[], OUT ids uuid[]) LANGUAGE sql STABLE AS $$
+    SELECT nullif(current_setting('sync.rows', true), '')::uuid[],
+           nullif(current_setting('sync.mutations', true), '')::uuid[]
 $$;
 
 -- What a dump cannot carry with it: the cluster, its timeline, the database and the table itself. A database that was

@@ -28,7 +28,7 @@ WHERE database_identity IS DISTINCT FROM sync_database_identity();
 
 -- name: restamp_feed
 UPDATE sync_feed SET xid = pg_current_xact_id();
-UPDATE sync_history SET xid = pg_current_xact_id();
+UPDATE sync_history SET xid = pg_current_xact_id()::text::bigint;
 DELETE FROM sync_tick;
 
 -- name: tick

@@ -51,12 +51,15 @@ class Mutation(msgspec.Struct, forbid_unknown_fields=True):
         if self.group is not None:
             self.group = self.group.lower()
 
-    def digest(self) -> bytes:
-        """What is the same when a mutation is sent again, whatever its white space and the order of its keys."""
-        values = msgspec.json.decode(self.set)
-        amounts = msgspec.json.decode(self.add) if self.add is not EMPTY else None
-        content = (self.entity, self.row, self.op, self.base, values, amounts, self.group, self.made_at)
-        return hashlib.blake2b(_canonical.encode(content), digest_size=16).digest()
+    def digest(self, values: Values) -> str:
+        """What is the same when a mutation is sent again, whatever its white space and the order of its keys: 128 bits.
+
+        `values` are its checked values; of a mutation that failed the check the content is read here.
+        """
+        fields = values.fields or msgspec.json.decode(self.set)
+        amounts = values.amounts or (msgspec.json.decode(self.add) if self.add is not EMPTY else {})
+        content = (self.entity, self.row, self.op, self.base, fields, amounts, self.group, self.made_at)
+        return hashlib.blake2b(_canonical.encode(content), digest_size=16).hexdigest()
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -152,7 +155,7 @@ class Checker:
             "set": _decoder({name: _type(field) for name, field in self.fields.items()}),
             "add": _decoder({name: _type(field, amount=True) for name, field in self.fields.items() if field.counter}),
         }
-        self._rules = {name: rules for name, field in self.fields.items() if (rules := _rules(field))}
+        self._rules = [(name, rules) for name, field in self.fields.items() if (rules := _rules(field))]
 
     def check(self, mutation: Mutation) -> Values | list[Error]:
         """The mutation's values, or everything that is wrong with them."""
@@ -182,9 +185,10 @@ class Checker:
         return errors or Values(fields, amounts)
 
     def _broken_rules(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        for name, value in fields.items():
-            for rule in self._rules.get(name, ()):
-                if value is not None and (message := rule(value)):
+        for name, rules in self._rules:
+            value = fields.get(name)
+            for rule in rules if value is not None else ():
+                if message := rule(value):
                     yield name, message
 
     def _explain(self, mutation: Mutation) -> list[Error]:
@@ -251,7 +255,9 @@ def _type(field: Field, *, amount: bool = False) -> Any:
     model_field = field.model_field
     match field.type:
         case "text":
-            kind = Annotated[str, msgspec.Meta(max_length=field.max_length)] if field.max_length else str
+            kind = Annotated[
+                str, msgspec.Meta(min_length=None if model_field.blank else 1, max_length=field.max_length)
+            ]
         case "integer":
             low, high = connection.ops.integer_field_range(_target(model_field).get_internal_type())
             low, high = (-REVISION_MAX - 1 if low is None else low), (REVISION_MAX if high is None else high)
@@ -295,8 +301,6 @@ def _rules(field: Field) -> list[Callable[[Any], str | None]]:
     """The model field's rules that its type does not hold already: each tells what is wrong with a value, or None."""
     model_field = field.model_field
     rules: list[Callable[[Any], str | None]] = []
-    if field.type == "text" and not model_field.blank:
-        rules.append(lambda value: None if value else "This field may not be empty.")
     if field.choices:
         allowed = {*field.choices, ""}  # an empty text is a matter of `blank`
         rules.append(lambda value: None if value in allowed else "This is none of the choices.")
@@ -334,7 +338,9 @@ def _validator_rule(field: Field, validator: Callable[[Any], None]) -> Callable[
 
 def _resolved(validator: Callable[[Any], None]) -> Callable[[Any], None]:
     """The validator with its lazy patterns compiled: Django looks each up again at every call, at 7 us a time."""
-    lazy = {name: getattr(validator, name) for name in dir(validator) if isinstance(getattr(validator, name), LazyObject)}
+    lazy = {
+        name: getattr(validator, name) for name in dir(validator) if isinstance(getattr(validator, name), LazyObject)
+    }
     if lazy:
         validator = copy(validator)
         for name, value in lazy.items():

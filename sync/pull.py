@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from devices.authentication import refusal
-from sync.sql import block
+from sync.sql import block, cursor
 from sync.token import InvalidToken, Run, Snapshot, Token, decode, encode
 from sync.wire import entities
 from syncserver.errors import Problem
@@ -32,8 +32,8 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
     """
     token = _read(token_text)
     run = token.run if token else None
-    with connection.cursor() as cursor:
-        cursor.execute(
+    with cursor() as bound:
+        bound.execute(
             block("pull.sql", "page"),
             {
                 "token_hash": token_hash,
@@ -50,7 +50,7 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
                 "many_scoped": list(_many_scoped()),
             },
         )
-        problem, device, wipe, last_seen_at, pending, changes, has_more, *position = cursor.fetchone()
+        problem, device, wipe, last_seen_at, pending, changes, has_more, *position = bound.fetchone()
     if problem == "new_epoch":
         begin_epoch()
         return pull(token_hash, token_text, rows_max)
@@ -74,10 +74,10 @@ def begin_epoch() -> None:
 
     The feed's transaction ids are those of another time, so all of it is stamped anew.
     """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(block("maintain.sql", "new_epoch"))
-        if cursor.rowcount:
-            cursor.execute(block("maintain.sql", "restamp_feed"))
+    with transaction.atomic(), connection.cursor() as plain:
+        plain.execute(block("maintain.sql", "new_epoch"))
+        if plain.rowcount:
+            plain.execute(block("maintain.sql", "restamp_feed"))
 
 
 def _read(token_text: str | None) -> Token | None:

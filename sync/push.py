@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import msgspec
 from django.conf import settings
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
-from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, transaction
 from django.db.models import Model, ProtectedError, RestrictedError
 
 from sync import decide as core
@@ -16,12 +16,13 @@ from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Error, Mutation, checker, error, parse_batch
 from sync.refusal import errors_of
-from sync.sql import block
+from sync.sql import array, block, cursor
 from sync.wire import entities, references_of
 from sync.write import write_wave
 from syncserver.errors import Problem
 
-ATTEMPTS_MAX = 3  # of a batch that lost a deadlock, or raced another device for a mutation's id
+ATTEMPTS_MAX = 4  # of a batch that lost a deadlock, or raced another device for a mutation's id
+LOST_RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
 class Result(msgspec.Struct, omit_defaults=True, gc=False):
@@ -55,26 +56,26 @@ def push(pusher: Pusher, body: bytes) -> bytes:
     service_unavailable when other writers were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
-    for attempt in range(1, ATTEMPTS_MAX + 1):
+    candidates = [_candidate(mutation) for mutation in batch.mutations]
+    # The first attempt takes all ids to be new, which they nearly always are, and asks nothing: a mutation or a row that
+    # was here before breaks a unique index, and then the second attempt looks everything up.
+    for attempt in range(ATTEMPTS_MAX):
         try:
             with transaction.atomic():
-                results = _Push(pusher, batch.mutations).run()
+                results = _Push(pusher, batch.mutations, candidates, careful=attempt > 0).run()
             return msgspec.json.encode({"results": results})
         except core.Interleaved as group:
             raise Problem("invalid_request", f"Group {group} encloses another change of one of its rows.") from None
-        except DatabaseError as problem:
-            if not _worth_another_try(problem) or attempt == ATTEMPTS_MAX:
-                if isinstance(problem, OperationalError):
-                    raise Problem("service_unavailable", retry_after_seconds=1) from problem
+        except _NotNew:
+            continue
+        except OperationalError as problem:
+            if getattr(problem.__cause__, "sqlstate", None) not in LOST_RACES:
                 raise
-    raise AssertionError("unreachable")
+    raise Problem("service_unavailable", "Other writers were in the way; nothing was applied.", retry_after_seconds=1)
 
 
-def _worth_another_try(problem: DatabaseError) -> bool:
-    cause = problem.__cause__
-    code = getattr(cause, "sqlstate", None)
-    constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
-    return code in {"40001", "40P01"} or (code == "23505" and constraint == "sync_result_pkey")
+class _NotNew(Exception):
+    """Something that was taken to be new may not be."""
 
 
 class _Refused(Exception):
@@ -90,16 +91,16 @@ class _Push:
 
     pusher: Pusher
     mutations: Sequence[Mutation]
-    candidates: list[Candidate] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
+    candidates: Sequence[Candidate]
+    careful: bool
+    digests: list[str] = field(default_factory=list)
     results: dict[int, Result] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     states: dict[RowKey, RowState] = field(default_factory=dict)
     revs: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> list[Result]:
-        self.candidates = [_candidate(mutation) for mutation in self.mutations]
-        self.digests = [mutation.digest() for mutation in self.mutations]
+        self.digests = [candidate.mutation.digest(candidate.values) for candidate in self.candidates]
         repeats = self._find_replays()
         fresh = [at for at in range(len(self.mutations)) if at not in self.results and at not in repeats]
         self._read_states(fresh)
@@ -115,11 +116,12 @@ class _Push:
 
     def _find_replays(self) -> dict[int, int]:
         """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
-        with connection.cursor() as cursor:
-            ids = [mutation.id for mutation in self.mutations]
-            cursor.execute(block("push.sql", "remembered"), {"device": self.pusher.device, "ids": ids})
-            cursor.nextset()
-            known = {row[0]: row[1:] for row in cursor.fetchall()}
+        with cursor() as bound:
+            bound.execute(block("push.sql", "lock_device"), {"device": self.pusher.device})
+            known = {}
+            if self.careful:
+                bound.execute(block("push.sql", "remembered"), {"ids": array(m.id for m in self.mutations)})
+                known = {row[0]: row[1:] for row in bound.fetchall()}
         repeats: dict[int, int] = {}
         first: dict[str, int] = {}
         for at, mutation in enumerate(self.mutations):
@@ -141,21 +143,42 @@ class _Push:
         for candidate in candidates:
             if candidate.mutation.op != "create":
                 changed.setdefault(candidate.key.entity, []).append(candidate.key.row)
-        with connection.cursor() as cursor:
+        with cursor() as bound:
             for name in sorted(changed):
-                cursor.execute(block("push.sql", "lock_rows", table=entities()[name].table), {"rows": changed[name]})
-        keys = {candidate.key for candidate in candidates}
+                bound.execute(
+                    block("push.sql", "lock_rows", table=entities()[name].table), {"rows": array(changed[name])}
+                )
+        keys = {candidate.key for candidate in candidates if self.careful or candidate.mutation.op != "create"}
         self.states = self._states(keys.union(*({key for _, key in c.references} for c in candidates if c.references)))
         self._read_foreign_revisions(candidates)
 
     def _states(self, keys: Iterable[RowKey]) -> dict[RowKey, RowState]:
-        with connection.cursor() as cursor:
-            wanted = [{"entity": key.entity, "row_id": key.row} for key in keys]
-            parameters = {"scopes": list(self.pusher.scopes), "keys": msgspec.json.encode(wanted).decode()}
-            cursor.execute(block("push.sql", "row_states"), parameters)
+        return self._read(block("push.sql", "row_states", state=block("push.sql", "state")), list(keys))
+
+    def _settle(self, wave: Sequence[int], expected: Mapping[RowKey, int]) -> dict[RowKey, RowState]:
+        """Remember the results of a wave that was written.
+
+        Returns the states of the rows that do not have the revision expected of them, or are outside the device's scopes.
+        """
+        sql = block("push.sql", "settle", state=block("push.sql", "state"))
+        return self._read(
+            sql,
+            [self.candidates[at].key for at in wave],
+            device=self.pusher.device,
+            revs=array(expected.values()),
+            ids=array(self.mutations[at].id for at in wave),
+            digests=array(self.digests[at] for at in wave),
+        )
+
+    def _read(self, sql: str, keys: Sequence[RowKey], **more: Any) -> dict[RowKey, RowState]:
+        if not keys:
+            return {}
+        entity_names, rows = zip(*keys, strict=True)
+        parameters = {"scopes": list(self.pusher.scopes), "entities": array(entity_names), "rows": array(rows), **more}
+        with cursor() as bound:
+            bound.execute(sql, parameters)
             return {
-                RowKey(entity, row): RowState(rev, alive, bool(known))
-                for entity, row, rev, alive, known in cursor.fetchall()
+                RowKey(entity, row): RowState(rev, alive, known) for entity, row, rev, alive, known in bound.fetchall()
             }
 
     def _read_foreign_revisions(self, candidates: Sequence[Candidate]) -> None:
@@ -171,12 +194,12 @@ class _Push:
         keys = [{"entity": key.entity, "row_id": key.row, "base": base} for key, base in bases.items()]
         parameters = {
             "author": self.pusher.author,
-            "ids": [mutation.id for mutation in self.mutations],
+            "ids": array(mutation.id for mutation in self.mutations),
             "keys": msgspec.json.encode(keys).decode(),
         }
-        with connection.cursor() as cursor:
-            cursor.execute(block("push.sql", "foreign_revisions"), parameters)
-            for entity, row, foreign, by_device in cursor.fetchall():
+        with cursor() as bound:
+            bound.execute(block("push.sql", "foreign_revisions"), parameters)
+            for entity, row, foreign, by_device in bound.fetchall():
                 state = self.states[RowKey(entity, row)]
                 self.states[RowKey(entity, row)] = msgspec.structs.replace(
                     state, foreign_rev=foreign, deleted_by_device=by_device and not state.alive
@@ -197,6 +220,8 @@ class _Push:
             except (DatabaseError, ProtectedError, RestrictedError) as problem:
                 if isinstance(problem, OperationalError):
                     raise
+                if not self.careful or _names(problem, "sync_result_pkey"):
+                    raise _NotNew from problem
                 if len(units) > 1:
                     middle = len(units) // 2
                     self._apply(units[:middle])
@@ -225,21 +250,24 @@ class _Push:
         if not waves:
             return revs
         with transaction.atomic():
+            now = dict(self.states)
             for wave in waves:
                 write_wave([self.candidates[at] for at in wave], self.pusher.author)
-                states = self._states({self.candidates[at].key for at in wave})
+                expected = {key: now.get(key, core.NEVER).rev + 1 for key in (self.candidates[at].key for at in wave)}
+                unexpected = self._settle(wave, expected)
                 outside = {}
                 for at in wave:
-                    candidate = self.candidates[at]
-                    state = states.get(candidate.key, core.NEVER)
-                    revs[at] = state.rev
-                    after[candidate.key] = msgspec.structs.replace(after[candidate.key], rev=state.rev)
-                    if candidate.mutation.op != "delete" and not state.visible:
+                    key, mutation, *_ = self.candidates[at]
+                    found = unexpected.get(key)
+                    revs[at] = found.rev if found else expected[key]
+                    now[key] = after[key] = msgspec.structs.replace(after[key], rev=revs[at])
+                    if found and not found.visible and mutation.op != "delete":
                         outside[at] = (error("forbidden_scope"),)
                 if outside:
                     raise _Refused(outside)
-            with connection.cursor() as cursor:
-                cursor.execute(block("push.sql", "check_constraints"))
+            with cursor() as bound:
+                bound.execute(block("push.sql", "check_constraints"))
+                bound.execute("SET CONSTRAINTS ALL DEFERRED")
             self._clean(waves)
         return revs
 
@@ -287,14 +315,15 @@ class _Push:
         """The rows that the device may see, as JSON."""
         if not keys:
             return {}
-        with connection.cursor() as cursor:
+        with cursor() as bound:
             wanted = [{"entity": key.entity, "row_id": key.row} for key in keys]
             parameters = {"scopes": list(self.pusher.scopes), "keys": msgspec.json.encode(wanted).decode()}
-            cursor.execute(block("push.sql", "rows_for_device"), parameters)
-            return {RowKey(entity, row): data for entity, row, data in cursor.fetchall()}
+            bound.execute(block("push.sql", "rows_for_device"), parameters)
+            return {RowKey(entity, row): data for entity, row, data in bound.fetchall()}
 
     def _remember(self, fresh: Sequence[int]) -> None:
         """Store the results, the conflict records and the quarantine."""
+        self._store_results(fresh)
         self._store_conflicts([at for at in fresh if self.results[at].status == "conflict"])
         Rejection.objects.bulk_create(
             Rejection(
@@ -308,20 +337,20 @@ class _Push:
             for at in fresh
             if self.results[at].status == "rejected"
         )
-        records = [
-            {
-                "id": result.id,
-                "digest": digest,
-                "status": result.status,
-                "rev": result.rev,
-                "conflict": result.conflict,
-                "errors": result.errors or None,
-            }
-            for result, digest in ((self.results[at], self.digests[at]) for at in fresh)
+
+    def _store_results(self, fresh: Sequence[int]) -> None:
+        others = [
+            msgspec.to_builtins(self.results[at]) | {"digest": self.digests[at]}
+            for at in fresh
+            if self.verdicts[at] is not core.WRITE  # those were remembered as they were written
         ]
-        with connection.cursor() as cursor:
-            parameters = {"device": self.pusher.device, "results": msgspec.json.encode(records).decode()}
-            cursor.execute(block("push.sql", "remember"), parameters)
+        if others:
+            parameters = {"device": self.pusher.device, "results": msgspec.json.encode(others).decode()}
+            try:
+                with cursor() as bound:
+                    bound.execute(block("push.sql", "remember"), parameters)
+            except IntegrityError as problem:
+                raise _NotNew from problem
 
     def _store_conflicts(self, places: Sequence[int]) -> None:
         if not places:
@@ -361,9 +390,13 @@ class _Push:
             for m, values in ((self.mutations[at], self.candidates[at].values) for at in places)
             if m.base is not None and values.fields
         ]
-        with connection.cursor() as cursor:
-            cursor.execute(block("push.sql", "base_values"), {"keys": msgspec.json.encode(keys).decode()})
-            return {mutation: msgspec.json.decode(values) for mutation, values in cursor.fetchall()}
+        with cursor() as bound:
+            bound.execute(block("push.sql", "base_values"), {"keys": msgspec.json.encode(keys).decode()})
+            return {mutation: msgspec.json.decode(values) for mutation, values in bound.fetchall()}
+
+
+def _names(problem: Exception, constraint: str) -> bool:
+    return getattr(getattr(problem.__cause__, "diag", None), "constraint_name", None) == constraint
 
 
 def _replayed(mutation: Mutation, status: str, rev: int | None, conflict: str | None, errors: str | None) -> Result:

@@ -1,7 +1,9 @@
+-- name: lock_device
+-- One push of a device at a time: a resend waits for the first, and then finds its results.
+SELECT pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0));
+
 -- name: remembered
--- One push of a device at a time (a resend waits for the first and then finds its results); then what is known already.
-SELECT pg_advisory_xact_lock(hashtextextended(%(device)s::text, 0));
-SELECT r.id::text, r.digest, r.status, r.rev, r.conflict::text, r.errors::text
+SELECT r.id::text, replace(r.digest::text, '-', ''), r.status, r.rev, r.conflict::text, r.errors::text
 FROM sync_result r WHERE r.id = ANY (%(ids)s::uuid[]);
 
 -- name: lock_rows
@@ -11,14 +13,30 @@ SELECT FROM {{table}} t WHERE t.id = ANY (%(rows)s::uuid[]) ORDER BY t.id FOR NO
 -- name: row_states
 -- What is known of each row, for a device with these scopes; a row that never was is left out.
 SELECT w.entity, w.row_id::text, f.rev, f.alive, f.known
-FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid)
+FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id) {{state}};
+
+-- name: settle
+-- After a write: remember the results, and tell of each row that does not have the revision expected of it, or that this
+-- device may not know of.
+WITH settled AS MATERIALIZED (
+    SELECT w.*, f.rev, f.alive, f.known
+    FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(revs)s::bigint[], %(ids)s::uuid[], %(digests)s::uuid[])
+         AS w(entity, row_id, expected, id, digest) {{state}}
+), remembered AS (
+    INSERT INTO sync_result (id, device, digest, status, rev)
+    SELECT s.id, %(device)s, s.digest, 'applied', s.rev FROM settled s
+)
+SELECT s.entity, s.row_id::text, s.rev, s.alive, s.known FROM settled s WHERE s.rev <> s.expected OR NOT s.known;
+
+-- name: state
+-- A row's last revision, whether it is there, and whether this device may know of it.
 CROSS JOIN LATERAL (
-    SELECT max(o.rev) AS rev, bool_or(o.data IS NOT NULL) AS alive, bool_or(o.scope = ANY (%(scopes)s)) FILTER (
-               WHERE o.data IS NOT NULL OR o.rev = (SELECT max(p.rev) FROM sync_feed p
-                                                    WHERE p.row_id = w.row_id AND p.entity = w.entity)) AS known
+    SELECT max(o.rev) AS rev, bool_or(o.data IS NOT NULL) AS alive, bool_or(o.scope = ANY (%(scopes)s::text[]) AND (
+               o.data IS NOT NULL OR o.rev = (SELECT max(p.rev) FROM sync_feed p
+                                              WHERE p.row_id = w.row_id AND p.entity = w.entity))) AS known
     FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
 ) f
-WHERE f.rev IS NOT NULL;
+WHERE f.rev IS NOT NULL
 
 -- name: foreign_revisions
 -- The last revision of each row that neither this device nor this batch made. Where the history does not reach back to
@@ -33,23 +51,21 @@ LEFT JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.re
 GROUP BY w.entity, w.row_id, w.base, f.rev;
 
 -- name: insert_rows
-SELECT set_config('sync.author', %(author)s, true), set_config('sync.mutations', %(mutations)s, true);
 INSERT INTO {{table}} ({{columns}})
 SELECT {{values}} FROM ROWS FROM ({{records}}) AS v;
 
 -- name: update_rows
-SELECT set_config('sync.author', %(author)s, true), set_config('sync.mutations', %(mutations)s, true);
 UPDATE {{table}} t SET {{assignments}} FROM ROWS FROM ({{records}}) AS v WHERE t.id = v.id;
 
 -- name: check_constraints
-SET CONSTRAINTS ALL IMMEDIATE;
-SET CONSTRAINTS ALL DEFERRED;
+-- References may be written in any order up to here.
+SET CONSTRAINTS ALL IMMEDIATE
 
 -- name: rows_for_device
 SELECT DISTINCT ON (f.entity, f.row_id) f.entity, f.row_id::text, f.data
 FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid)
 JOIN sync_feed f ON f.row_id = w.row_id AND f.entity = w.entity
-WHERE f.scope = ANY (%(scopes)s) AND f.data IS NOT NULL;
+WHERE f.scope = ANY (%(scopes)s::text[]) AND f.data IS NOT NULL;
 
 -- name: base_values
 -- The fields of a row as they were at a revision: for each field the oldest "old" value since, else what it is now.
@@ -66,6 +82,6 @@ GROUP BY w.id;
 
 -- name: remember
 INSERT INTO sync_result (id, device, digest, status, rev, conflict, errors)
-SELECT v.id, %(device)s, decode(v.digest, 'base64'), v.status, v.rev, v.conflict, v.errors
+SELECT v.id, %(device)s, v.digest, v.status, v.rev, v.conflict, v.errors
 FROM jsonb_to_recordset(%(results)s::jsonb) AS v(
-    id uuid, digest text, status text, rev bigint, conflict uuid, errors json);
+    id uuid, digest uuid, status text, rev bigint, conflict uuid, errors json);

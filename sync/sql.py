@@ -1,9 +1,13 @@
 """Hand-written SQL stands in named blocks of `.sql` files: `-- name: one_word`, a comment, the statement."""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import psycopg
 from django.db import connection
 
 _BLOCK = re.compile(r"^-- name: (\w+)\n", re.M)
@@ -33,3 +37,19 @@ def quote(identifier: str) -> str:
 def literal(text: str) -> str:
     """A quoted SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def array(values: Iterable[object]) -> str:
+    """A PostgreSQL array literal of ids, numbers or entity names, none of which needs quoting."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+@contextmanager
+def cursor() -> Iterator[psycopg.Cursor[Any]]:
+    """A cursor for large parameters: they are bound by the server, where Django's would write each into the SQL's text.
+
+    One statement an execute, nothing prepared (PgBouncer). Raises Django's database errors, as Django's cursor does.
+    """
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as bound:
+        yield bound

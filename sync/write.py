@@ -12,7 +12,7 @@ from django.db import connection, models
 from sync.capture import set_author
 from sync.decide import Candidate
 from sync.mutation import checker
-from sync.sql import block, quote
+from sync.sql import block, cursor, quote
 from sync.wire import Entity, entities
 
 
@@ -88,9 +88,9 @@ def _columns(entity: Entity, names: Iterable[str]) -> dict[str, models.Field[Any
 
 
 def _recordset(parameter: str, columns: Sequence[models.Field[Any, Any]]) -> str:
-    """`jsonb_to_recordset` of a JSON array, with the columns' own types; base64 comes as text."""
+    """`json_to_recordset` of a JSON array, with the columns' own types; base64 comes as text."""
     types = ", ".join(f"{quote(c.column)} {'text' if _is_binary(c) else c.db_type(connection)}" for c in columns)
-    return f"jsonb_to_recordset(%({parameter})s::jsonb) AS ({types})"
+    return f"json_to_recordset(%({parameter})s::json) AS ({types})"
 
 
 def _value(column: models.Field[Any, Any]) -> str:
@@ -103,7 +103,6 @@ def _is_binary(column: models.Field[Any, Any]) -> bool:
 
 
 def _execute(sql: str, candidates: Sequence[Candidate], author: str, **records: Sequence[Any]) -> None:
-    mutations = {c.key.row: c.mutation.id for c in candidates}
-    parameters = {name: msgspec.json.encode(rows).decode() for name, rows in records.items()}
-    with connection.cursor() as cursor:
-        cursor.execute(sql, {"author": author, "mutations": msgspec.json.encode(mutations).decode(), **parameters})
+    set_author(author, {c.key.row: c.mutation.id for c in candidates})
+    with cursor() as bound:
+        bound.execute(sql, {name: msgspec.json.encode(rows).decode() for name, rows in records.items()})

@@ -4,11 +4,11 @@ import datetime as dt
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from legacy.connector import Capabilities, Page, Record, Refused
-from legacy.connectors.tryton_places import commands, fields_of, look, row_commands, spot, stamps, value_at
+from legacy.connectors.tryton_places import commands, fields_of, look, marker_at, row_commands, spot, stamps, value_at
 from legacy.connectors.tryton_rpc import Session, Values
 
 PAGE_RECORDS = 100  # of one answer: bounds the memory of both sides
@@ -85,10 +85,8 @@ class Tryton:
         return self._read(source, places, [*self._domain(source), ["id", "in", sorted(map(int, keys))]], None)
 
     def keys(self, source: Model) -> Iterator[str]:
-        after = 0
-        while found := self.session.search(
-            source.name, [*self._domain(source), ["id", ">", after]], limit=KEYS_PER_CALL
-        ):
+        domain, after = self._domain(source), 0
+        while found := self.session.search(source.name, [*domain, ["id", ">", after]], limit=KEYS_PER_CALL):
             yield from map(str, found)
             after = found[-1]
 
@@ -113,9 +111,8 @@ class Tryton:
         state = wanted.pop("state", None) if source.buttons else None
         if wanted:
             context = {"_timestamp": stamps(record.version, source.name, self.session.relation)}
-            self.session.call(
-                source.name, "write", [int(record.key)], self._commands(source, wanted, record), context=context
-            )
+            content = self._commands(source, wanted, record)
+            self.session.call(source.name, "write", [int(record.key)], content, context=context)
         if state is not None and state != record.values["state"]:
             self._press(source, record, str(state))
 
@@ -157,7 +154,7 @@ class Tryton:
 
     def _read(self, source: Model, places: Collection[str], domain: list[Any], limit: int | None) -> list[Record]:
         context = source.context(self.session) if source.context else None
-        names = fields_of([*places, "id"], source.rows)
+        names = fields_of([*places, "id", *filter(None, [source.marker])], source.rows)
         raws = self.session.call(source.name, "search_read", domain, 0, limit, [["id", "ASC"]], names, context=context)
         return [self._record(source, places, raw) for raw in raws]
 
@@ -168,16 +165,15 @@ class Tryton:
             leaves = ["id", *(place.removeprefix(rows) for place in places if place.startswith(rows))]
             kept = filter(source.rows_if, raw.get(rows) or [])
             values[source.rows] = [{leaf: look(row, leaf) for leaf in leaves} for row in kept]
-        return Record(str(raw["id"]), values, raw)
+        return Record(str(raw["id"]), values, raw, marker_at(raw, source.marker) if source.marker else "")
 
     def _commands(self, source: Model, values: Values, record: Record | None) -> Values:
+        resolve = partial(self.session.resolve, source.name)
         rows = values.pop(source.rows, None) if source.rows else None
-        written = commands(
-            values, record.version if record else None, lambda *at: self.session.resolve(source.name, *at)
-        )
+        written = commands(values, record.version if record else None, resolve)
         if rows is not None:
             there = {str(row["id"]): row for row in record.values[source.rows]} if record else {}
-            made = row_commands(rows, there, lambda _, *at: self.session.resolve(source.name, source.rows, *at))
+            made = row_commands(rows, there, partial(resolve, source.rows))
             written[source.rows] = [*written.get(source.rows, []), *made]
         return written
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+MARKER = re.compile(r"sync:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 Raw = Mapping[str, Any]
 Commands = dict[str, Any]
 # (path of lists and records, field, value) → what Tryton is to be given: a name becomes the id of what it names.
@@ -47,6 +49,13 @@ def look(raw: Raw | None, path: str) -> Any:
 def value_at(raw: Raw, place: str) -> Any:
     at = spot(place)
     return look(_member(raw, at), at.leaf) if at.among else look(raw, at.leaf)
+
+
+def marker_at(raw: Raw, place: str) -> str:
+    """Our marker in a record, wherever in the list it stands; nothing where a person wrote something else there."""
+    at = spot(place)
+    found = [look(each, at.leaf) for each in _list(raw, at.among)] if at.among else [look(raw, at.leaf)]
+    return next((text for text in found if isinstance(text, str) and MARKER.fullmatch(text)), "")
 
 
 def fields_of(places: Collection[str], rows: str = "") -> list[str]:
@@ -89,14 +98,18 @@ def commands(values: Mapping[str, Any], raw: Raw | None, resolve: Resolve) -> Co
     return written
 
 
-def row_commands(rows: list[Mapping[str, Any]], there: Mapping[str, Mapping[str, Any]], content: Resolve) -> list[Any]:
+def row_commands(
+    rows: list[Mapping[str, Any]],
+    there: Mapping[str, Mapping[str, Any]],
+    resolve: Callable[[str, Any], tuple[str, Any]],
+) -> list[Any]:
     """The same for a whole list: `rows` as they shall be (`id` None: new), `there` as they are now, by id."""
     result: list[Any] = []
     for row in rows:
         now = there.get(str(row["id"]))
         if now and all(row[place] == value for place, value in now.items() if place in row and place != "id"):
             continue
-        command = dict(content("", place, value) for place, value in row.items() if place != "id")
+        command = dict(resolve(place, value) for place, value in row.items() if place != "id")
         result.append(["write", [int(row["id"])], command] if now else ["create", [command]])
     gone = there.keys() - {str(row["id"]) for row in rows}
     return result + ([["delete", sorted(map(int, gone))]] if gone else [])

@@ -27,7 +27,7 @@ class SignedOut(Exception):
 
 
 class Session:
-    """Calls of the methods of Tryton's models, each a transaction over there. Any may raise Unreachable or Misconfigured."""
+    """Calls of the methods of Tryton's models, each its own transaction. Any may raise Unreachable or Misconfigured."""
 
     def __init__(self, url: str, database: str, user: str, password: str) -> None:
         if not (url and database and user):

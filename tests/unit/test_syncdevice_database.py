@@ -25,7 +25,7 @@ def upgrade(conn: sqlite3.Connection, *entities: dict[str, Any]) -> bool:
 
 def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     with closing(enrolled(tmp_path / "r.db")):
-        modes = {stat.S_IMODE(os.stat(file).st_mode) for file in tmp_path.glob("r.db*")}
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("r.db*")}
     assert modes == {0o600}
 
 
@@ -117,9 +117,8 @@ def test_script_that_is_not_for_this_sdk_changes_nothing(tmp_path: Path, script:
 
 
 def test_script_is_split_at_its_statements() -> None:
-    script = (
-        "CREATE TABLE a (x);\n-- note; not an end\nCREATE TRIGGER t AFTER INSERT ON a\nBEGIN\n  SELECT ';\n';\nEND;\n"
-    )
+    table = "CREATE TABLE a (x);\n-- a note; not an end\n"
+    script = table + "CREATE TRIGGER t AFTER INSERT ON a\nBEGIN\n  SELECT ';\n';\nEND;\n"
     assert len(list(database.statements(script))) == 2
 
 

@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syncdevice.outbox import Mutation, envelope, first_batch, lay_over
 
+NOON = "2026-11-21T12:00:00.000000Z"
 KINDS = {"name": "text", "visits": "integer", "credit": "decimal", "tags": "json", "photo": "binary"}
 
 
 def mutation(seq: int = 1, op: str = "update", group: str | None = None, **changes: Any) -> Mutation:
     values = {name: json.dumps(changes[name]) if changes.get(name) else None for name in ("set", "add")}
-    return Mutation(
-        seq, f"id-{seq}", "contact", "row", op, 3, values["set"], values["add"], group, "2026-11-21T09:00:00Z"
-    )
+    return Mutation(seq, f"id-{seq}", "contact", "row", op, 3, values["set"], values["add"], group, NOON)
 
 
 @st.composite
@@ -38,14 +37,11 @@ def test_batches_keep_order_and_limits_and_split_no_group(waiting: list[Mutation
         batch = first_batch(rest, count, size)
         if not batch:  # the first group alone is over a limit: it is set aside whole
             unit = list(next(groupby(rest, key=lambda m: m.group or m.id))[1])
-            assert (
-                len(unit) > count
-                or len(envelope((m.encode() for m in unit), "2026-11-21T09:00:00.000000Z")) > size - 100
-            )
+            assert len(unit) > count or len(envelope((m.encode() for m in unit), NOON)) > size - 100
             batch = [(m, m.encode()) for m in unit]
         else:
             assert len(batch) <= count
-            assert len(envelope((body for _, body in batch), "2026-11-21T09:00:00.000000Z")) <= size
+            assert len(envelope((body for _, body in batch), NOON)) <= size
         groups = {m.group for m, _ in batch if m.group}
         rest = rest[len(batch) :]
         assert groups.isdisjoint(m.group for m in rest)
@@ -67,7 +63,7 @@ def test_mutation_on_the_wire_has_only_what_it_needs() -> None:
         "base": 3,
         "set": {"name": "é"},
         "add": {"visits": 2},
-        "made_at": "2026-11-21T09:00:00Z",
+        "made_at": NOON,
     }
     assert json.loads(mutation(op="delete", group="g").encode()).keys() == {
         *("id", "entity", "row", "op", "base", "group", "made_at")

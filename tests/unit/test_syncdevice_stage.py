@@ -203,7 +203,7 @@ import sys, time
 from syncdevice import database
 from syncdevice import stage as module
 from tests.unit.syncdevice_support import changes, ids, wire
-module.COMMIT_SECONDS = 0.0
+module.SAVE_SECONDS = 0.0
 conn = database.connect(sys.argv[1])
 stage = module.Stage(conn, sys.argv[1], database.read_state(conn).entities, None)
 for n, row in enumerate(ids(100_000)):

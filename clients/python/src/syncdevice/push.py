@@ -31,7 +31,7 @@ def push_outbox(
     now: Callable[[], str],
     on_batch: Callable[[int, dict[str, Change]], None],
 ) -> Counter[str]:
-    """Push until the outbox is empty. Returns how many mutations got which status.
+    """Push until the outbox is empty, or has only what came long after we began. Returns how many got which status.
 
     After each batch `on_batch` gets the count so far and the rows that the server corrected.
     """
@@ -40,7 +40,11 @@ def push_outbox(
             set_state(conn, group=None)
     statuses: Counter[str] = Counter()
     count_max = BATCH_MUTATIONS_MAX
+    # An application that writes faster than we push must not keep us from ever pulling.
+    (end,) = conn.execute('SELECT coalesce(max("seq"), 0) + ? FROM "_sync_outbox"', (BATCH_MUTATIONS_MAX,)).fetchone()
     while waiting := _waiting(conn, f'ORDER BY "seq" LIMIT {BATCH_MUTATIONS_MAX + 1}'):
+        if waiting[0].seq > end:
+            break
         first = _first_unit(waiting)
         batch = first_batch(waiting, count_max) or first_batch(first)
         results = None

@@ -1,6 +1,6 @@
 """Where a run of pages waits until it is whole, and how it then gets into the tables in one transaction.
 
-A run of one page waits in memory, a longer one in a file of its own beside the replica: the application's
+A short run waits in memory, one of more than two seconds in a file of its own beside the replica: the application's
 writers are held up only while the whole run is moved in, and a load that was killed goes on where it was.
 """
 
@@ -17,7 +17,8 @@ from syncdevice.outbox import Row, lay_over
 from syncdevice.reports import Change
 from syncdevice.tables import column_values, get_row, put_row, waiting_mutations
 
-COMMIT_SECONDS = 2.0
+SAVE_SECONDS = 2.0  # what a kill costs at most, of the time it took to load
+MEMORY = ""  # SQLite's name for a database that is gone with its connection
 IDS_MAX = 10_000
 BULK_ROWS = 1_000
 
@@ -30,7 +31,8 @@ class Stage:
         self._conn, self._replica, self._entities, self._base = conn, path, entities, base
         self._path = path + STAGE_FILES[0]
         self._tables: dict[str, tuple[str, Callable[[Iterable[Row]], Iterator[Any]]]] = {}
-        self._attached, self._saved_at = False, 0.0
+        self._attached: str | None = None
+        self._saved_at = 0.0
         if os.path.exists(self._path):
             self._resume()
 
@@ -50,31 +52,30 @@ class Stage:
 
     def discard(self) -> None:
         """Forget the run."""
-        if self._attached:
+        if self._attached is not None:
             if self._conn.in_transaction:
                 self._conn.execute("ROLLBACK")
             self._conn.execute("DETACH stage")
         remove_files(self._replica, STAGE_FILES)
-        self.token, self.rows, self._attached, self._tables = self._base, 0, False, {}
+        self.token, self.rows, self._attached, self._tables = self._base, 0, None, {}
 
     def close(self) -> None:
         """Keep what is staged for another day."""
-        if self._attached:
+        if self._attached is not None:
             if self._conn.in_transaction:
                 self._save()
             self._conn.execute("DETACH stage")
-            self._attached = False
+            self._attached = None
 
     def _schema(self) -> str:
         return json.dumps([(e.name, e.kinds) for e in self._entities.values()])
 
     def _attach(self, where: str) -> None:
-        if where != ":memory:":
+        if where != MEMORY:
             create_private(where)
         self._conn.execute("ATTACH ? AS stage", (where,))
-        self._attached, self._saved_at = True, time.monotonic()
-        if where != ":memory:":
-            self._conn.execute("PRAGMA stage.journal_mode = TRUNCATE")
+        self._attached, self._saved_at = where, time.monotonic()
+        self._conn.execute(f"PRAGMA stage.journal_mode = {'MEMORY' if where == MEMORY else 'TRUNCATE'}")
         self._conn.execute("PRAGMA stage.synchronous = NORMAL")
         self._conn.execute("PRAGMA stage.cache_size = -65536")
         self._conn.execute("CREATE TABLE IF NOT EXISTS stage.run (base TEXT, schema TEXT, token TEXT, rows INTEGER)")
@@ -99,11 +100,11 @@ class Stage:
 
     def lay(self, changes: dict[str, Any], token: str, last: bool) -> None:
         """Add one page. `last`: the run ends with it. Raises SchemaMoved for what the replica has no column for."""
-        if not self._attached:
+        if self._attached is None:
             if last and self._base is not None and not changes:
                 self.token = token
                 return
-            self._attach(":memory:" if last else self._path)
+            self._attach(MEMORY)
         if not self._conn.in_transaction:
             self._conn.execute("BEGIN")
         for name, change in changes.items():
@@ -111,16 +112,35 @@ class Stage:
                 raise SchemaMoved(f"the server sent {name}, of which this replica knows nothing")
             self._lay_entity(name, change.get("upserts") or [], change.get("deletes") or [])
         self.token = token
-        if not last and time.monotonic() - self._saved_at < COMMIT_SECONDS:
-            return
-        self._save()
+        if last:
+            self._conn.execute("COMMIT")
+        elif time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self._save()
 
     def _save(self) -> None:
+        """Commit what is staged, to the file from which it can be resumed."""
+        if self._attached == MEMORY:
+            self._move_to_file()
         values = (self._base, self._schema(), self.token, self.rows)
         self._conn.execute("DELETE FROM stage.run")
         self._conn.execute("INSERT INTO stage.run VALUES (?, ?, ?, ?)", values)
         self._conn.execute("COMMIT")
         self._saved_at = time.monotonic()
+
+    def _move_to_file(self) -> None:
+        self._conn.execute("COMMIT")
+        create_private(self._path)
+        self._conn.execute("ATTACH ? AS file", (self._path,))
+        self._conn.execute("BEGIN")
+        tables = self._conn.execute("SELECT name, sql FROM stage.sqlite_master WHERE type = 'table'").fetchall()
+        for name, sql in tables:
+            self._conn.execute(f"CREATE TABLE file.{quote(name)} {sql[sql.index('(') :]}")
+            self._conn.execute(f"INSERT INTO file.{quote(name)} SELECT * FROM stage.{quote(name)}")
+        self._conn.execute("COMMIT")
+        self._conn.execute("DETACH file")
+        self._conn.execute("DETACH stage")
+        self._attach(self._path)
+        self._conn.execute("BEGIN")
 
     def _lay_entity(self, name: str, upserts: list[Row], deletes: list[str]) -> None:
         statement, values = self._writer(name)
@@ -153,7 +173,7 @@ class Stage:
         with applying(self._conn):
             self._conn.execute('DELETE FROM "_sync_replaced"')
             for entity in self._entities.values():
-                if self._attached and (self._base is None or entity.name in self._tables):
+                if self._attached is not None and (self._base is None or entity.name in self._tables):
                     change = self._merge_entity(entity)
                     if change.upserted or change.deleted:
                         changes[entity.name] = change

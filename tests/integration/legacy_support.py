@@ -1,0 +1,176 @@
+"""A pre-existing system in memory that does all that real ones do, and dies or loses answers when told to."""
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+from entities.models import Customer, Order, OrderLine, Product
+from legacy.connector import Capabilities, Changed, Page, Record, Refused, Unreachable
+from legacy.mapping import F, Rows
+from legacy.mapping import Mapping as Declared
+from legacy.models import Run
+from legacy.runs import run
+from legacy.systems import System
+
+T = TypeVar("T")
+
+CUSTOMER = Declared(
+    "customer",
+    Customer,
+    "party",
+    match="code",
+    both=True,
+    fields=(F("code", "code", only="pull"), F("name", "name"), F("city", "city"), F("phone", "phone")),
+)
+PRODUCT = Declared("product", Product, "item", match="code", fields=(F("code", "code"), F("name", "name")))
+ORDER = Declared(
+    "order",
+    Order,
+    "sale",
+    match="number",
+    both=True,
+    fields=(
+        F("number", "number", only="pull"),
+        F("customer", "party", ref="customer"),
+        F("status", "state", pull=str, push=str, late=True),
+        F("ordered_on", "day"),
+        F("note", "note"),
+    ),
+    rows=Rows(
+        "order_line",
+        OrderLine,
+        parent="order",
+        place="lines",
+        fields=(F("product", "item", ref="product"), F("quantity", "quantity"), F("unit_price", "price")),
+    ),
+)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing may catch it."""
+
+
+class Ledger:
+    """Records by source and key, each change stamped. Keys are numbers, as in most systems."""
+
+    capabilities = Capabilities("a whole number", "its own", "read again", "not shown", "version", "marker")
+
+    def __init__(self, page_records: int = 2) -> None:
+        self.records: dict[str, dict[str, dict[str, Any]]] = {"party": {}, "item": {}, "sale": {}}
+        self.stamps: dict[tuple[str, str], int] = {}
+        self.markers: dict[str, str] = {}
+        self.written: list[tuple[str, str]] = []  # what others asked it to write
+        self.clock = 0
+        self.page_records = page_records
+        self.calls = 0
+        self.before: Callable[[str, int], None] = lambda call, number: None
+        self.after: Callable[[str, int], None] = lambda call, number: None
+        self._ids = itertools.count(1)
+
+    # What its own people do.
+
+    def put(self, source: str, key: str | None = None, **values: Any) -> str:
+        key = key or str(next(self._ids))
+        self.clock += 1
+        self.records[source][key] = {**self.records[source].get(key, {}), **values}
+        self.stamps[source, key] = self.clock
+        return key
+
+    # legacy.connector.Connector
+
+    def open(self) -> str:
+        return self._call("open", lambda: "a test")
+
+    def close(self) -> None:
+        pass
+
+    def changes(self, source: str, places: Collection[str], cursor: Mapping[str, Any]) -> Page:
+        def answer() -> Page:
+            at = tuple(cursor.get("at", (0, 0)))
+            found = sorted((self.stamps[source, key], int(key)) for key in self.records[source])
+            found = [each for each in found if each >= at]  # the last one again: at least once
+            page = found[: self.page_records]
+            more = len(found) > self.page_records
+            after = {"at": list(page[-1])} if page else dict(cursor)
+            if more and page[-1] == at:
+                after = {"at": list(found[self.page_records])}
+            return Page([self._record(source, str(key)) for _, key in page], after, more)
+
+        return self._call(f"changes {source}", answer)
+
+    def fetch(self, source: str, places: Collection[str], keys: Collection[str]) -> list[Record]:
+        known = [key for key in keys if key in self.records[source]]
+        return self._call("fetch", lambda: [self._record(source, key) for key in known])
+
+    def keys(self, source: str) -> Iterator[str]:
+        return iter(self.records[source])
+
+    def find(self, source: str, marker: str) -> str | None:
+        return self._call("find", lambda: self.markers.get(marker))
+
+    def create(self, source: str, marker: str, values: Mapping[str, Any]) -> str:
+        def act() -> str:
+            if values.get("name") == "refuse me":
+                raise Refused("We do not deal with those.")
+            number = {"state": "draft", "number": f"S{len(self.written)}"}
+            given: dict[str, Any] = number if source == "sale" else {"code": None}
+            key = self.put(source, **{**given, **self._with_ids(values)})
+            self.markers[marker] = key
+            self.written.append(("create", key))
+            return key
+
+        return self._call("create", act)
+
+    def update(self, source: str, record: Record, values: Mapping[str, Any], changed: Collection[str]) -> None:
+        def act() -> None:
+            if self.stamps[source, record.key] != record.version:
+                raise Changed("somebody was faster")
+            self.put(source, record.key, **self._with_ids({place: values[place] for place in changed}))
+            self.written.append(("update", record.key))
+
+        self._call("update", act)
+
+    def _with_ids(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        lines = [{**line, "id": line["id"] or str(next(self._ids))} for line in values.get("lines", [])]
+        return {**values, "lines": lines} if "lines" in values else dict(values)
+
+    def _record(self, source: str, key: str) -> Record:
+        values = {"lines": [], **self.records[source][key]} if source == "sale" else self.records[source][key]
+        marker = next((marker for marker, made in self.markers.items() if made == key), "")
+        return Record(key, dict(values), self.stamps[source, key], marker)
+
+    def _call(self, name: str, act: Callable[[], T]) -> T:
+        self.calls += 1
+        self.before(name, self.calls)
+        result = act()
+        self.after(name, self.calls)
+        return result
+
+    # How a test runs it, and breaks it.
+
+    def sync(self, *mappings: Declared, **options: Any) -> Run:
+        self.calls = 0
+        return run(System("ledger", lambda: self, mappings or (CUSTOMER, PRODUCT, ORDER)), **options)
+
+    def break_off(self, at: int, error: type[BaseException], answered: bool) -> None:
+        """At call number `at`: `answered` False dies before it is done, True after it was done, the answer lost."""
+
+        def breaks(call: str, number: int) -> None:
+            if number == at:
+                raise error(f"in {call}")
+
+        self.mend()
+        if answered:
+            self.after = breaks
+        else:
+            self.before = breaks
+
+    def mend(self) -> None:
+        self.before = self.after = lambda call, number: None
+
+
+def down(ledger: Ledger) -> None:
+    def breaks(call: str, number: int) -> None:
+        raise Unreachable("It does not answer.")
+
+    ledger.before = breaks
