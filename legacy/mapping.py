@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as Map
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class F:
 
     ours: str
     theirs: Place | tuple[Place, ...]  # several: the first that is not empty; written to the first
-    pull: Callable[[Any], Any] | None = None  # theirs → ours
+    joined: bool = field(default=False, kw_only=True)  # several: `pull` is given them all
+    pull: Callable[..., Any] | None = None  # theirs → ours
     push: Callable[[Any], Any] | None = None  # ours → theirs
     ref: str = ""  # the mapping that links what the field refers to
     only: Literal["", "pull"] = ""  # the field goes one way
@@ -191,12 +192,13 @@ def _ours(model: type[models.Model], lines: tuple[F, ...], values: Map[Place, An
     document: Document = {}
     for line in lines:
         value = _first(line, values)
-        field: models.Field[Any, Any] = model._meta.get_field(line.ours)  # type: ignore[assignment]
+        at: models.Field[Any, Any] = model._meta.get_field(line.ours)  # type: ignore[assignment]
         try:
             if line.ref:
                 document[line.ours] = None if value is None else refer(line.ref, str(value))
             else:
-                document[line.ours] = plain(field, line.pull(value) if line.pull else value)
+                found = [values.get(place) for place in line.places] if line.joined else [value]
+                document[line.ours] = plain(at, line.pull(*found) if line.pull else value)
         except (ValueError, ArithmeticError, TypeError, AttributeError) as error:
             raise Unmappable(f"{line.ours}: {value!r} cannot be read ({error})") from error
     return document

@@ -2,7 +2,7 @@
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.utils.http import parse_etags, quote_etag
+from django.utils.http import parse_etags
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -10,7 +10,7 @@ from devices.authentication import bearer_hash, seen
 from sync.health import readiness
 from sync.pull import pull
 from sync.push import Pusher, push
-from sync.schema import schema, schema_json, schema_sqlite
+from sync.schema import schema_as
 from syncserver.errors import Problem
 
 WAIT_SECONDS_MAX = 60
@@ -21,14 +21,13 @@ class SchemaView(APIView):
         kind = request.query_params.get("format", "json")
         if kind not in {"json", "sqlite"}:
             raise Problem("invalid_request", "`format` must be json or sqlite.", field="format")
-        etag = quote_etag(f"{schema()['schema']}-{kind}")
+        body, etag = schema_as(kind)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         known = [tag.removeprefix("W/") for tag in parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))]
         if etag in known or "*" in known:
             return HttpResponse(status=304, headers=headers)
-        if kind == "sqlite":
-            return HttpResponse(schema_sqlite(), content_type="text/plain; charset=utf-8", headers=headers)
-        return HttpResponse(schema_json(), content_type="application/json", headers=headers)
+        media_type = "application/json" if kind == "json" else "text/plain; charset=utf-8"
+        return HttpResponse(body, content_type=media_type, headers=headers)
 
 
 class PullView(APIView):
@@ -43,6 +42,7 @@ class PullView(APIView):
         limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
         _number(request, "wait", 0, WAIT_SECONDS_MAX)  # answered at once in this version
         page = pull(hashed, request.GET.get("token"), limit)
+        request._request.device_id = page.device
         seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
         return HttpResponse(page.body, content_type="application/json")
 

@@ -262,7 +262,7 @@ def _type(field: Field, *, amount: bool = False) -> Any:
             low, high = connection.ops.integer_field_range(_target(model_field).get_internal_type())
             low, high = (-REVISION_MAX - 1 if low is None else low), (REVISION_MAX if high is None else high)
             kind = Annotated[int, msgspec.Meta(ge=-high if amount else low, le=high)]
-            if high > INTEGER_SAFE_MAX:
+            if amount or high > INTEGER_SAFE_MAX:
                 kind = kind | Annotated[str, msgspec.Meta(pattern=rf"^-?\d{{1,{_INTEGER_DIGITS_MAX}}}$")]
         case "decimal":
             assert isinstance(model_field, models.DecimalField)

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+from django.utils.http import quote_etag
 
 from sync.sqlite_ddl import sqlite_ddl
 from sync.wire import PROTOCOL, Entity, Field, entities
@@ -19,13 +20,10 @@ def schema() -> dict[str, Any]:
 
 
 @cache
-def schema_json() -> bytes:
-    return msgspec.json.encode(schema())
-
-
-@cache
-def schema_sqlite() -> str:
-    return sqlite_ddl(schema())
+def schema_as(kind: str) -> tuple[bytes, str]:
+    """The schema as `json` or `sqlite`, and an entity tag that changes when a byte of it does."""
+    body = msgspec.json.encode(schema()) if kind == "json" else sqlite_ddl(schema()).encode()
+    return body, quote_etag(hashlib.sha256(body).hexdigest()[:32])
 
 
 def _entity(entity: Entity) -> dict[str, Any]:

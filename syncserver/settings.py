@@ -87,6 +87,9 @@ SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", 3600) if HTTPS else 0
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 
+# Without HTTPS=1 the server speaks plain HTTP on purpose: for development, or on a network of its own.
+SILENCED_SYSTEM_CHECKS = [] if HTTPS else [f"security.{check}" for check in ("W004", "W008", "W012", "W016")]
+
 # --- Sync: limits (name and unit in the name) ---
 SYNC_PULL_ROWS_DEFAULT = 2_000  # rows of a page when the device names no limit
 SYNC_PULL_ROWS_MAX = 10_000  # rows of a page at most
@@ -121,6 +124,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "syncserver.http.problem_response",
     "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,  # `format` is a parameter of ours
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Syncserver",

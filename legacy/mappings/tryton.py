@@ -116,6 +116,10 @@ def on_stock(tryton: Session) -> Values:
     return {"locations": tryton.search("stock.location", [["type", "=", "warehouse"]])}
 
 
+def not_for_sale(salable: bool, active: bool) -> bool:
+    return not (salable and active)
+
+
 PRODUCT = Mapping(
     "product",
     Product,
@@ -134,7 +138,7 @@ PRODUCT = Mapping(
         F("quantity_per_unit", "description"),
         F("unit_price", "list_price_used"),
         F("units_in_stock", "quantity"),
-        F("discontinued", "template.salable", pull=lambda salable: not salable),
+        F("discontinued", ("template.salable", "active"), pull=not_for_sale, joined=True),
     ),
 )
 

@@ -109,7 +109,10 @@ def test_row_commands_leave_alone_what_is_equal() -> None:
         "1": {"id": 1, "quantity": 2.0, "price": Decimal("1.0000")},
         "2": {"id": 2, "quantity": 3.0, "price": Decimal(1)},
     }
-    rows: list[Any] = [{"id": "1", "quantity": 2, "price": Decimal(1)}, {"id": None, "quantity": 4, "price": Decimal(1)}]
+    rows: list[Any] = [
+        {"id": "1", "quantity": 2, "price": Decimal(1)},
+        {"id": None, "quantity": 4, "price": Decimal(1)},
+    ]
     assert row_commands(rows, there, lambda name, value: (name, value)) == [
         ["create", [{"quantity": 4, "price": Decimal(1)}]],
         ["delete", [2]],
@@ -154,9 +157,9 @@ def test_customer_goes_there_and_comes_back_the_same(document: dict[str, Any]) -
 def test_order_goes_there_and_comes_back_the_same(day: dt.date, freight: Decimal, rows: list[Any]) -> None:
     row = Order(ordered_on=day, freight=freight, status="confirmed")
     document = {
-        line.ours: plain(Order._meta.get_field(line.ours), getattr(row, line.ours, None))
-        for line in ORDER.fields
-        if not line.ref
+        field.name: plain(field, getattr(row, field.name))
+        for field in Order._meta.fields
+        if field.name in {line.ours for line in ORDER.fields if not line.ref}
     }
     document |= {"customer": "3", "employee": None}
     document["lines"] = {
@@ -180,11 +183,12 @@ def test_northwind_employee_is_read() -> None:
     assert (found["hired_on"], found["reports_to"], found["title"]) == ("1993-10-17", "2", "")
 
 
-def test_product_that_is_not_for_sale_is_discontinued() -> None:
-    assert PRODUCT.ours({"code": "1", "template.salable": False, "list_price_used": Decimal("18")}, refer)[
-        "discontinued"
-    ]
-    assert not PRODUCT.ours({"code": "1", "template.salable": True}, refer)["discontinued"]
+@pytest.mark.parametrize(("salable", "active", "discontinued"), [(1, 1, False), (0, 1, True), (1, 0, True)])
+def test_product_that_is_archived_or_not_for_sale_is_discontinued(
+    salable: int, active: int, discontinued: bool
+) -> None:
+    values = {"code": "1", "template.salable": salable, "active": active}
+    assert PRODUCT.ours(values, refer)["discontinued"] is discontinued
 
 
 @pytest.mark.parametrize(

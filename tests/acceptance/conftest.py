@@ -1,0 +1,29 @@
+"""The server that acceptance tests talk to: `server` is shared by the whole session, so tests bring scopes of their own.
+
+A test that needs the server to itself, or other settings, takes `acceptance_support.running_server` instead.
+"""
+
+from collections.abc import Generator, Iterator
+
+import pytest
+from acceptance_support import Server, running_server
+
+_shared = pytest.StashKey[Server]()
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A migrated server that is ready. Its log stays in pytest's folder for temporary files (`server.log`)."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        request.config.stash[_shared] = running
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the server's log with a test that failed."""
+    report = yield
+    running = item.config.stash.get(_shared, None)
+    if report.failed and running is not None:
+        report.sections.append((f"end of {running.log}", running.log_tail()))
+    return report
