@@ -14,7 +14,7 @@ from devices import enroll
 from devices.authentication import device_of
 from devices.models import Device
 from syncserver.http import body_as, client_address
-from syncserver.openapi import problems, schema
+from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems, schema
 
 EXAMPLE_DEVICE = "01980a1e-6f4c-7c3e-9d3b-2f8a4d1c5b60"
 
@@ -67,6 +67,7 @@ class EnrollView(APIView):
         summary="Enrol a device with a code",
         tags=["devices"],
         auth=[],
+        parameters=[CONTENT_ENCODING, SYNC_CLIENT, *COMMON],
         request={"application/json": schema(Enrollment)},
         examples=[
             OpenApiExample(
@@ -102,6 +103,7 @@ class EnrollView(APIView):
                 "invalid_encoding",
                 "too_many_scopes",
                 "enrollment_refused",
+                "not_acceptable",
                 "body_too_large",
                 "unsupported_media_type",
                 "unsupported_encoding",
@@ -121,6 +123,7 @@ class MeView(APIView):
         operation_id="devices_me",
         summary="Who am I",
         tags=["devices"],
+        parameters=[SYNC_CLIENT, *COMMON],
         responses={
             200: OpenApiResponse(
                 schema(Identity),
@@ -140,7 +143,7 @@ class MeView(APIView):
                     )
                 ],
             ),
-            **problems("unauthorized", "device_revoked"),
+            **problems("unauthorized", "device_revoked", "not_acceptable"),
         },
     )
     def get(self, request: Request) -> HttpResponse:
@@ -166,10 +169,11 @@ class RotateView(APIView):
         operation_id="devices_rotate",
         summary="Swap the token",
         tags=["devices"],
+        parameters=[SYNC_CLIENT, *COMMON],
         request=None,
         responses={
             200: OpenApiResponse(schema(Rotated), examples=[OpenApiExample("swapped", value={"token": "sd_5kP…"})]),
-            **problems("unauthorized", "device_revoked"),
+            **problems("unauthorized", "device_revoked", "not_acceptable"),
         },
     )
     def post(self, request: Request) -> HttpResponse:

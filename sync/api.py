@@ -7,16 +7,19 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from devices.authentication import bearer_hash, seen
+from sync import openapi
 from sync.health import readiness
 from sync.pull import pull
 from sync.push import Pusher, push
 from sync.schema import schema_as
 from syncserver.errors import Problem
-
-WAIT_SECONDS_MAX = 60
+from syncserver.http import WhateverAccepted
 
 
 class SchemaView(APIView):
+    content_negotiation_class = WhateverAccepted
+
+    @openapi.schema_get
     def get(self, request: Request) -> HttpResponse:
         kind = request.query_params.get("format", "json")
         if kind not in {"json", "sqlite"}:
@@ -35,12 +38,13 @@ class PullView(APIView):
     authentication_classes = ()
     permission_classes = ()
 
+    @openapi.pull_get
     def get(self, request: HttpRequest) -> HttpResponse:
         hashed = bearer_hash(request)
         if hashed is None:
             raise Problem("unauthorized")
         limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
-        _number(request, "wait", 0, WAIT_SECONDS_MAX)  # answered at once in this version
+        _number(request, "wait", 0, settings.SYNC_PULL_WAIT_SECONDS_MAX)  # answered at once in this version
         page = pull(hashed, request.GET.get("token"), limit)
         request._request.device_id = page.device
         seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
@@ -48,6 +52,7 @@ class PullView(APIView):
 
 
 class PushView(APIView):
+    @openapi.push_post
     def post(self, request: Request) -> HttpResponse:
         pusher = Pusher(request.user.id, request.user.scopes)
         return HttpResponse(push(pusher, request._request.body), content_type="application/json")
@@ -62,10 +67,22 @@ def _number(request: HttpRequest, name: str, low: int, high: int) -> int | None:
     return int(text)
 
 
-def healthz(_request: HttpRequest) -> JsonResponse:
-    return JsonResponse({"status": "alive"})
+class HealthView(APIView):
+    authentication_classes = ()
+    permission_classes = ()
+    content_negotiation_class = WhateverAccepted
+
+    @openapi.healthz_get
+    def get(self, _request: Request) -> HttpResponse:
+        return JsonResponse({"status": "alive"})
 
 
-def readyz(_request: HttpRequest) -> JsonResponse:
-    found = readiness()
-    return JsonResponse(found, status=200 if found["status"] == "ready" else 503)
+class ReadyView(APIView):
+    authentication_classes = ()
+    permission_classes = ()
+    content_negotiation_class = WhateverAccepted
+
+    @openapi.readyz_get
+    def get(self, _request: Request) -> HttpResponse:
+        found = readiness()
+        return JsonResponse(found, status=200 if found["status"] == "ready" else 503)

@@ -22,6 +22,7 @@ from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from rest_framework import exceptions as drf
+from rest_framework.negotiation import BaseContentNegotiation
 
 from syncserver import encoding
 from syncserver.errors import CODE_BY_STATUS, MEDIA_TYPE, Problem
@@ -80,6 +81,16 @@ class RequestMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Django's hook for an exception in a view; those of REST framework's views come by `problem_response`."""
         return problem_response(error, {}) if request.path_info.startswith(API_PATHS) else None
+
+
+class WhateverAccepted(BaseContentNegotiation):
+    """For a view that sends what was asked for in another way than by Accept, or to a probe that sends any Accept."""
+
+    def select_parser(self, _request: Any, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(self, _request: Any, renderers: Any, _format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
 
 
 def problem_response(error: Exception, _context: dict[str, Any]) -> HttpResponse:

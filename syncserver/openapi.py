@@ -1,9 +1,13 @@
 """Pieces of the OpenAPI description that every endpoint shares."""
 
+from functools import cache
 from typing import Any
 
 import msgspec
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.renderers import OpenApiYamlRenderer
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework import serializers
 
 from syncserver.errors import MEDIA_TYPE, PROBLEMS, Problem
@@ -16,6 +20,37 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "unknown_field": {"field": "nickname"},
     "invalid_request": {"field": "name"},
 }
+
+
+REQUEST_ID = OpenApiParameter(
+    "X-Request-ID",
+    location=OpenApiParameter.HEADER,
+    required=True,
+    description="Names this request in the server's log; a client may send one of its own, of 8 to 64 characters.",
+    response=True,
+)
+RETRY_AFTER = OpenApiParameter(
+    "Retry-After",
+    int,
+    OpenApiParameter.HEADER,
+    description="Seconds to wait before the next attempt.",
+    response=[429, 503],
+)
+AUTHENTICATE = OpenApiParameter("WWW-Authenticate", location=OpenApiParameter.HEADER, enum=["Bearer"], response=[401])
+SYNC_CLIENT = OpenApiParameter(
+    "Sync-Client",
+    location=OpenApiParameter.HEADER,
+    description="`<sdk>/<version>; pending=<mutations in the outbox>; oldest=<when the oldest was made>`: shows "
+    "administrators who lags and who is stuck. What cannot be read is left out.",
+    examples=[OpenApiExample("a tablet", value="syncdevice-python/0.1.0; pending=12; oldest=2026-11-21T08:12:30Z")],
+)
+CONTENT_ENCODING = OpenApiParameter(
+    "Content-Encoding",
+    location=OpenApiParameter.HEADER,
+    enum=["identity", "gzip", "zstd"],
+    description="How the body is compressed: as one gzip member or one zstd frame. Limits count without compression.",
+)
+COMMON = (REQUEST_ID, RETRY_AFTER, AUTHENTICATE)
 
 
 class ProblemSerializer(serializers.Serializer[dict[str, object]]):
@@ -61,3 +96,16 @@ def _response(codes: list[str]) -> OpenApiResponse:
             for code in codes
         ],
     )
+
+
+@cache
+def document() -> bytes:
+    """The whole description as YAML: what `manage.py spectacular` writes into `openapi.yaml`."""
+    described = SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
+    written: bytes = OpenApiYamlRenderer().render(described, renderer_context={})
+    return written
+
+
+def openapi_yaml(_request: HttpRequest) -> HttpResponse:
+    """`/openapi.yaml`. It is made once a process: making it costs half a second."""
+    return HttpResponse(document(), content_type="application/vnd.oai.openapi")

@@ -94,6 +94,7 @@ SILENCED_SYSTEM_CHECKS = [] if HTTPS else [f"security.{check}" for check in ("W0
 SYNC_PULL_ROWS_DEFAULT = 2_000  # rows of a page when the device names no limit
 SYNC_PULL_ROWS_MAX = 10_000  # rows of a page at most
 SYNC_PULL_PAGE_BYTES_MAX = 4_000_000  # of JSON in a page; one row larger than that is a page of its own
+SYNC_PULL_WAIT_SECONDS_MAX = 60  # a pull with nothing to tell is held that long at most, where the device asks for it
 SYNC_PUSH_MUTATIONS_MAX = 1_000  # mutations of one call
 SYNC_PUSH_BODY_BYTES_MAX = 8_000_000  # of a push after decompression: a compression bomb stops here
 SYNC_BODY_BYTES_MAX = 64_000  # of any other API request
@@ -137,6 +138,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PUBLIC": True,
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "sync.openapi.add_components"],
 }
 
 # --- Logs: one JSON object a line ---

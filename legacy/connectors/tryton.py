@@ -9,7 +9,7 @@ from typing import Any
 
 from legacy.connector import Capabilities, Page, Record, Refused
 from legacy.connectors.tryton_places import commands, fields_of, look, marker_at, row_commands, spot, stamps, value_at
-from legacy.connectors.tryton_rpc import Session, Values
+from legacy.connectors.tryton_rpc import HIDDEN, Session, Values
 
 PAGE_RECORDS = 100  # of one answer: bounds the memory of both sides
 OVERLAP_SECONDS = 60  # longer than Tryton's longest transaction: records are stamped before they are committed
@@ -67,7 +67,7 @@ class Tryton:
         """
         now = time.time()
         newest = cursor.get("newest") or self._newest(source)
-        domain = [*self._domain(source), ["id", ">", cursor.get("after", 0)]]
+        domain = [*source.only, ["id", ">", cursor.get("after", 0)]]
         if cursor.get("since"):
             since = dt.datetime.fromisoformat(cursor["since"])
             settled = cursor["settled"]
@@ -82,18 +82,18 @@ class Tryton:
         return Page(records, {"since": newest, "seen": seen, "settled": settled}, more=False)
 
     def fetch(self, source: Model, places: Collection[str], keys: Collection[str]) -> list[Record]:
-        return self._read(source, places, [*self._domain(source), ["id", "in", sorted(map(int, keys))]], None)
+        return self._read(source, places, [*source.only, ["id", "in", sorted(map(int, keys))]], None)
 
     def keys(self, source: Model) -> Iterator[str]:
-        domain, after = self._domain(source), 0
-        while found := self.session.search(source.name, [*domain, ["id", ">", after]], limit=KEYS_PER_CALL):
+        domain, after = source.only, 0
+        while found := self.session.search(source.name, [*domain, ["id", ">", after]], KEYS_PER_CALL, hidden=True):
             yield from map(str, found)
             after = found[-1]
 
     def find(self, source: Model, marker: str) -> str | None:
         at = spot(source.marker)
         path = f"{at.among}.{at.leaf}" if at.among else at.leaf
-        found = self.session.search(source.name, [*self._domain(source), [path, "=", marker]], limit=2)
+        found = self.session.search(source.name, [*source.only, [path, "=", marker]], limit=2, hidden=True)
         if len(found) > 1:
             raise Refused(f"Tryton has several records of {source.name} with our id {marker}.")
         return str(found[0]) if found else None
@@ -116,11 +116,6 @@ class Tryton:
         if state is not None and state != record.values["state"]:
             self._press(source, record, str(state))
 
-    def _domain(self, source: Model) -> list[Any]:
-        """All records of the source, those that Tryton's lists leave out included."""
-        archived = [["active", "in", [True, False]]] if self.session.has(source.name, "active") else []
-        return [*source.only, *archived]
-
     def _newest(self, source: Model) -> str | None:
         """The newest stamp now among all that makes a record change: by Tryton's clock, whatever ours says."""
         models = {source.name, *(model for model, _ in source.moved_by)}
@@ -128,8 +123,8 @@ class Tryton:
         found: list[dt.datetime] = []
         for model in models:
             for name in STAMPS:
-                newest = self.session.call(model, "search_read", [[name, "!=", None]], 0, 1, [[name, "DESC"]], [name])
-                found += [row[name] for row in newest]
+                newest = [[[name, "!=", None]], 0, 1, [[name, "DESC"]], [name]]
+                found += [row[name] for row in self.session.call(model, "search_read", *newest, context=HIDDEN)]
         return max(found).isoformat() if found else None
 
     def _touched(self, source: Model, after: str, since: dt.datetime) -> list[Any]:
@@ -153,9 +148,11 @@ class Tryton:
             after = rows[-1]["id"]
 
     def _read(self, source: Model, places: Collection[str], domain: list[Any], limit: int | None) -> list[Record]:
-        context = source.context(self.session) if source.context else None
+        # Found with what Tryton's lists hide, but read without: of the addresses in a record only the current ones count.
+        ids = self.session.search(source.name, domain, limit, hidden=True)
+        context = source.context(self.session) if source.context and ids else None
         names = fields_of([*places, "id", *filter(None, [source.marker])], source.rows)
-        raws = self.session.call(source.name, "search_read", domain, 0, limit, [["id", "ASC"]], names, context=context)
+        raws = self.session.call(source.name, "read", ids, names, context=context) if ids else []
         return [self._record(source, places, raw) for raw in raws]
 
     def _record(self, source: Model, places: Collection[str], raw: Values) -> Record:

@@ -18,6 +18,7 @@ READ_TRIES_MAX = 4  # of a call that changes nothing; a write whose answer was l
 WAIT_SECONDS_MAX = 30  # between two of them, whatever the other side asks for
 BUSY = {429, 502, 503, 504}
 READS = {"search", "search_read", "read", "fields_get", "get_preferences"}
+HIDDEN = {"active_test": False}
 
 Values = dict[str, Any]
 
@@ -69,8 +70,10 @@ class Session:
         except SignedOut:
             raise Misconfigured(f"Tryton does not let {self._user} call {name}.") from None
 
-    def search(self, model: str, domain: list[Any], limit: int | None = None) -> list[int]:
-        return list(self.call(model, "search", domain, 0, limit, [["id", "ASC"]]))
+    def search(self, model: str, domain: list[Any], limit: int | None = None, hidden: bool = False) -> list[int]:
+        """Ids in order; `hidden`: with those of archived records, which Tryton's lists leave out."""
+        context = HIDDEN if hidden else None
+        return list(self.call(model, "search", domain, 0, limit, [["id", "ASC"]], context=context))
 
     def relation(self, model: str, name: str) -> str:
         """The model of what a field of a model refers to; nothing for a plain field."""
@@ -94,10 +97,6 @@ class Session:
             model = self.relation(model, step)
         first, _, named_by = name.partition(".")
         return (first, self.named(self.relation(model, first), named_by, value)) if named_by else (first, value)
-
-    def has(self, model: str, name: str) -> bool:
-        self.relation(model, name)
-        return name in self._relations[model]
 
     def _sign_in(self) -> None:
         self._token = ""

@@ -125,7 +125,7 @@ PRODUCT = Mapping(
     Product,
     Model(
         "product.product",
-        only=(("template", "where", [["type", "=", "goods"], ["active", "in", [True, False]]]),),
+        only=(("template.type", "=", "goods"),),
         touched_by=("template",),
         moved_by=(("stock.move", "product"),),
         context=on_stock,

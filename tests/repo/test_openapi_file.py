@@ -1,0 +1,62 @@
+"""`openapi.yaml` is what the code says, and its examples are what its schemas allow."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from django.conf import settings
+from django.test import Client
+
+from syncserver.openapi import document
+
+FILE = settings.BASE_DIR / "openapi.yaml"
+DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text())
+OPERATIONS = {(method, path): found for path, item in DOCUMENT["paths"].items() for method, found in item.items()}
+
+
+def contents() -> Iterator[Any]:
+    for (method, path), operation in OPERATIONS.items():
+        parts = {"request": operation.get("requestBody", {}), **operation["responses"]}
+        for part, described in parts.items():
+            for media_type, content in described.get("content", {}).items():
+                yield pytest.param(content, id=f"{method} {path} {part} {media_type}")
+
+
+def test_openapi_file_is_what_the_code_says() -> None:
+    mend = "Run manage.py spectacular --file openapi.yaml"
+    assert FILE.read_bytes() == document(), mend
+
+
+def test_openapi_file_is_served(client: Client) -> None:
+    assert client.get("/openapi.yaml").content == FILE.read_bytes()
+
+
+def test_every_endpoint_is_described() -> None:
+    assert set(OPERATIONS) == {
+        ("post", "/devices/enroll"),
+        ("get", "/devices/me"),
+        ("post", "/devices/me/rotate"),
+        ("get", "/sync/schema"),
+        ("get", "/sync/pull"),
+        ("post", "/sync/push"),
+        ("get", "/healthz"),
+        ("get", "/readyz"),
+    }
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_what_needs_a_token_says_so(method: str, path: str) -> None:
+    needed = path.startswith(("/sync/", "/devices/me"))
+    assert OPERATIONS[method, path].get("security") == ([{"device": []}] if needed else None)
+    assert ("401" in OPERATIONS[method, path]["responses"]) == needed
+
+
+@pytest.mark.parametrize("content", contents())
+def test_examples_are_what_the_schema_allows(content: dict[str, Any]) -> None:
+    schema = {**content["schema"], "components": DOCUMENT["components"]}
+    validator = jsonschema.Draft202012Validator(schema)
+    assert content["examples"]
+    for example in content["examples"].values():
+        validator.validate(example["value"])
