@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -74,6 +75,10 @@ def start(port: int) -> None:
         shutil.copy(template, draft)
         draft.rename(database)  # never half a database, whenever we are killed
     address = f"http://127.0.0.1:{port}"
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        sys.exit(f"Port {port} is taken by another program; choose one with --port.")
     # Tryton inherits the lock and holds it as long as it lives: whoever can't take it knows that the pid is Tryton's.
     with (LIVE / "running.lock").open("w") as lock, (LIVE / "log").open("w") as log:
         if not _take(lock):
@@ -164,6 +169,8 @@ def load() -> Path:
     # A copy made by SQLite itself holds what may still be in the write-ahead log beside the file.
     with contextlib.closing(sqlite3.connect(work / f"{DATABASE}.sqlite")) as connection:
         connection.execute("VACUUM INTO ?", [str(work / "template")])
+    for old in CACHE.glob("northwind-*.sqlite"):
+        old.unlink()
     (work / "template").rename(template)
     shutil.rmtree(work)
     return template

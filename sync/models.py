@@ -63,7 +63,7 @@ class Rejection(models.Model):
     device = models.UUIDField(db_index=True)
     entity = models.TextField()
     row_id = models.UUIDField(db_index=True)
-    body = models.JSONField()
+    body = models.TextField()  # the JSON as it came: jsonb could not hold every text
     errors = models.JSONField()
 
     def __str__(self) -> str:

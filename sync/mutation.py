@@ -7,7 +7,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, NamedTuple
@@ -54,10 +54,10 @@ class Mutation(msgspec.Struct, forbid_unknown_fields=True):
     def digest(self, values: Values) -> str:
         """What is the same when a mutation is sent again, whatever its white space and the order of its keys: 128 bits.
 
-        `values` are its checked values; of a mutation that failed the check the content is read here.
+        `values` are its checked values; of a mutation that failed the check the text counts as it came.
         """
-        fields = values.fields or msgspec.json.decode(self.set)
-        amounts = values.amounts or (msgspec.json.decode(self.add) if self.add is not EMPTY else {})
+        fields = values.fields or bytes(self.set).decode()
+        amounts = values.amounts or bytes(self.add).decode()
         content = (self.entity, self.row, self.op, self.base, fields, amounts, self.group, self.made_at)
         return hashlib.blake2b(_canonical.encode(content), digest_size=16).hexdigest()
 
@@ -78,7 +78,8 @@ class Error(msgspec.Struct, frozen=True):
 
 
 def error(code: str, field: str | None = None, message: str | None = None) -> Error:
-    return Error(field, code, message or REJECTIONS[code])
+    """An error with the catalogue's message, or a better one. A field's name may be what a device made up."""
+    return Error(field.replace("\x00", "\ufffd") if field else field, code, message or REJECTIONS[code])
 
 
 _plain = msgspec.json.Decoder(dict[str, Any])
@@ -172,6 +173,8 @@ class Checker:
                 amounts = _plain.decode(mutation.add)
         except msgspec.ValidationError:
             return self._explain(mutation)
+        except RecursionError:
+            return [error("invalid_mutation", "set", "The values are nested too deeply.")]
         if mutation.op == "create":
             if amounts:
                 return [error("invalid_mutation", "add", "A create sets its counters; it adds nothing.")]
@@ -304,11 +307,21 @@ def _rules(field: Field) -> list[Callable[[Any], str | None]]:
     if field.choices:
         allowed = {*field.choices, ""}  # an empty text is a matter of `blank`
         rules.append(lambda value: None if value in allowed else "This is none of the choices.")
+    if field.type == "datetime":
+        rules.append(_representable)
     if field.type == "integer" and field.db_type == "bigint":
         rules.append(lambda value: None if abs(int(value)) <= REVISION_MAX else "The number is too large.")
     if not isinstance(model_field, models.ForeignKey):
         rules += [_validator_rule(field, found) for found in model_field.validators if not _held_by_type(field, found)]
     return rules
+
+
+def _representable(value: str) -> str | None:
+    try:
+        datetime.fromisoformat(value).astimezone(UTC)
+    except (OverflowError, ValueError):
+        return "This moment is not in the years 1 to 9999 in UTC."
+    return None
 
 
 def _held_by_type(field: Field, validator: Any) -> bool:

@@ -233,7 +233,7 @@ schema_get = extend_schema(
 pull_get = extend_schema(
     operation_id="sync_pull",
     summary="What the device lacks, a page at a time",
-    auth=["device"],
+    auth=[{"device": []}],  # type: ignore[list-item]
     description="Send the last page's token; without one, from the beginning. While `has_more` is true ask again at "
     "once: only when it is false is the replica consistent. After a 410, push the outbox, then load afresh.",
     tags=["sync"],

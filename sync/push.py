@@ -306,7 +306,7 @@ class _Push:
     def _show_rows(self) -> None:
         """Add the row, as the device may see it now, to every result that is more than `applied`."""
         shown = [at for at, result in self.results.items() if result.status != "applied"]
-        rows = self._rows({self.candidates[at].key for at in shown})
+        rows = self._rows({key for at in shown if (key := self.candidates[at].key).entity in entities()})
         for at in shown:
             data = rows.get(self.candidates[at].key)
             self.results[at].row = None if data is None else msgspec.Raw(data.encode())

@@ -148,7 +148,7 @@ class Tryton:
             after = rows[-1]["id"]
 
     def _read(self, source: Model, places: Collection[str], domain: list[Any], limit: int | None) -> list[Record]:
-        # Found with what Tryton's lists hide, but read without: of the addresses in a record only the current ones count.
+        # Found with what Tryton's lists hide, but read without: of a record's addresses only the current ones count.
         ids = self.session.search(source.name, domain, limit, hidden=True)
         context = source.context(self.session) if source.context and ids else None
         names = fields_of([*places, "id", *filter(None, [source.marker])], source.rows)

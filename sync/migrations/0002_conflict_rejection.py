@@ -66,7 +66,7 @@ class Migration(migrations.Migration):
                 ("device", models.UUIDField(db_index=True)),
                 ("entity", models.TextField()),
                 ("row_id", models.UUIDField(db_index=True)),
-                ("body", models.JSONField()),
+                ("body", models.TextField()),
                 ("errors", models.JSONField()),
             ],
         ),

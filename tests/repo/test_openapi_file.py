@@ -46,14 +46,14 @@ def test_every_endpoint_is_described() -> None:
     }
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+@pytest.mark.parametrize(("method", "path"), list(OPERATIONS))
 def test_what_needs_a_token_says_so(method: str, path: str) -> None:
     needed = path.startswith(("/sync/", "/devices/me"))
     assert OPERATIONS[method, path].get("security") == ([{"device": []}] if needed else None)
     assert ("401" in OPERATIONS[method, path]["responses"]) == needed
 
 
-@pytest.mark.parametrize("content", contents())
+@pytest.mark.parametrize("content", list(contents()))
 def test_examples_are_what_the_schema_allows(content: dict[str, Any]) -> None:
     schema = {**content["schema"], "components": DOCUMENT["components"]}
     validator = jsonschema.Draft202012Validator(schema)
