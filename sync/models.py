@@ -58,13 +58,18 @@ class Conflict(models.Model):
 class Rejection(models.Model):
     """The quarantine: a mutation that was refused, in full, with the reasons."""
 
-    mutation = models.UUIDField(primary_key=True, editable=False)
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    mutation = models.UUIDField()
+    digest = models.UUIDField()  # of its content: an id that was used twice is kept with both contents
     device = models.UUIDField(db_index=True)
     entity = models.TextField()
     row_id = models.UUIDField(db_index=True)
     body = models.TextField()  # the JSON as it came: jsonb could not hold every text
     errors = models.JSONField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["mutation", "digest"], name="sync_rejection_once")]
 
     def __str__(self) -> str:
         return f"{self.entity} {self.row_id}"

@@ -254,9 +254,7 @@ pull_get = extend_schema(
         *COMMON,
     ],
     responses={
-        200: OpenApiResponse(
-            ref("Page"), description="A page.", examples=[OpenApiExample("one page", example.PAGE)]
-        ),
+        200: OpenApiResponse(ref("Page"), description="A page.", examples=[OpenApiExample("one page", example.PAGE)]),
         **problems(
             "invalid_request", "invalid_token", "unauthorized", "device_revoked", "not_acceptable", "token_expired"
         ),

@@ -326,16 +326,24 @@ class _Push:
         self._store_results(fresh)
         self._store_conflicts([at for at in fresh if self.results[at].status == "conflict"])
         Rejection.objects.bulk_create(
-            Rejection(
-                mutation=self.mutations[at].id,
-                device=self.pusher.device,
-                entity=self.mutations[at].entity.replace("\x00", ""),
-                row_id=self.mutations[at].row,
-                body=msgspec.json.encode(self.mutations[at]).decode(),
-                errors=msgspec.to_builtins(self.results[at].errors),
-            )
-            for at in fresh
-            if self.results[at].status == "rejected"
+            (
+                self._rejection(at)
+                for at, result in self.results.items()
+                if result.status == "rejected" and not result.replayed
+            ),
+            ignore_conflicts=True,  # one that was refused for its id comes again with every resend
+        )
+
+    def _rejection(self, at: int) -> Rejection:
+        mutation = self.mutations[at]
+        return Rejection(
+            mutation=mutation.id,
+            digest=self.digests[at],
+            device=self.pusher.device,
+            entity=mutation.entity.replace("\x00", "\ufffd"),
+            row_id=mutation.row,
+            body=msgspec.json.encode(mutation).decode(),
+            errors=msgspec.to_builtins(self.results[at].errors),
         )
 
     def _store_results(self, fresh: Sequence[int]) -> None:
