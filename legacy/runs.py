@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
+from psycopg.errors import LockNotAvailable
 
 from legacy.connector import Misconfigured, Unreachable
 from legacy.exchange import Exchange
@@ -13,6 +14,7 @@ from legacy.pull import pull
 from legacy.push import push
 from legacy.systems import System
 
+LOCK_MILLISECONDS_MAX = 500  # to wait for: a run that was just killed holds its lock until PostgreSQL notices
 EXIT_CODES = {
     Run.State.DONE: 0,
     Run.State.PARTIAL: 1,
@@ -97,9 +99,14 @@ def alone(system: str) -> Iterator[None]:
         lock.set_autocommit(False)
         with lock.cursor() as cursor:
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext('sync_legacy'), hashtext(%s))", [system])
-            if not cursor.fetchone()[0]:
-                raise Busy(f"Another run of {system} is at work.")
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS_MAX}")
+            try:
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync_legacy'), hashtext(%s))", [system])
+            except OperationalError as error:
+                if isinstance(error.__cause__, LockNotAvailable):
+                    raise Busy(f"Another run of {system} is at work.") from None
+                raise
         yield
+        lock.rollback()  # closing alone lets go of the lock a moment later
     finally:
         lock.close()

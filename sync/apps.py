@@ -6,8 +6,9 @@ class SyncConfig(AppConfig):
     name = "sync"
 
     def ready(self) -> None:
-        from sync import checks, install
+        from sync import admin_entities, checks, install
 
         checks.register()
+        admin_entities.register()  # the admin application stands before us, so every admin.py has been read by now
         # Django's own hook at the end of `migrate`, and the only one: triggers follow the declarations.
         post_migrate.connect(install.after_migrate, sender=self)

@@ -5,6 +5,11 @@ from drf_spectacular.views import SpectacularSwaggerView
 
 from syncserver.openapi import openapi_yaml
 
+admin.site.site_header = "Syncserver"
+admin.site.site_title = "Syncserver"
+admin.site.index_title = "What syncs, and with whom"
+admin.site.site_url = "/docs/"
+
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),

@@ -239,7 +239,7 @@ def test_declared_mappings_can_work() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (F("nmae", "name"), "'nmae' .name.: Customer has no such field"),
+        (F("nothing", "name"), "'nothing' .name.: Customer has no such field"),
         (F("name", "name", pull=str.upper), "has no way back"),
         (F("name", "name", ref="country"), "refers to 'country', which must be mapped before it"),
     ],
