@@ -149,8 +149,8 @@ BEGIN
                         v_upserts := v_upserts || v_found.upserts;
                         v_deletes := v_deletes || v_found.deletes;
                     ELSE
-                        v_upserts[v_at] := concat_ws(',', v_upserts[v_at], v_found.upserts);
-                        v_deletes[v_at] := concat_ws(',', v_deletes[v_at], v_found.deletes);
+                        v_upserts[v_at] := nullif(concat_ws(',', v_upserts[v_at], v_found.upserts), '');
+                        v_deletes[v_at] := nullif(concat_ws(',', v_deletes[v_at], v_found.deletes), '');
                     END IF;
                 END LOOP;
                 IF v_rows > 0 THEN xid := v_next_xid; seq := v_next_seq; END IF;
@@ -168,5 +168,5 @@ BEGIN
                                       || coalesce(c.deletes, '') || ']}', ','), '') || '}'
     INTO changes
     FROM unnest(v_entities, v_upserts, v_deletes) AS c(entity, upserts, deletes)
-    WHERE c.upserts <> '' OR c.deletes <> '';
+    WHERE c.upserts IS NOT NULL OR c.deletes IS NOT NULL;
 END $$;

@@ -1,0 +1,10 @@
+"""Options of the whole suite: pytest takes them from here only."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("simulation")
+    group.addoption("--seeds", type=int, default=50, help="how many seeds to simulate (50)")
+    group.addoption("--first-seed", type=int, default=1, help="the first of them (1)")
+    group.addoption("--steps", type=int, default=300, help="steps of each (300)")
