@@ -82,29 +82,40 @@ def _content_length(head: bytes) -> int:
 def rate(requests: list[tuple[Target, bytes]], seconds: float) -> float:
     """Answers a second: every request is sent again and again on a connection of its own, as soon as it is answered.
 
-    Answers must be small (in one packet). Raises RuntimeError for any status but 200.
+    Raises RuntimeError for any status but 200.
     """
     waiting = selectors.EpollSelector()
-    sockets = [target.connect() for target, _ in requests]
+    loops = [_Loop(target.connect(), request) for target, request in requests]
     try:
-        for made, (_, request) in zip(sockets, requests, strict=True):
-            made.sendall(request)
-            waiting.register(made, selectors.EVENT_READ, request)
+        for loop in loops:
+            loop.socket.sendall(loop.request)
+            waiting.register(loop.socket, selectors.EVENT_READ, loop)
         started, answers = time.perf_counter(), 0
         while (passed := time.perf_counter() - started) < seconds:
-            for key, _ in waiting.select(1):
-                _answered(key.fileobj)
-                key.fileobj.send(key.data)  # type: ignore[union-attr]
-                answers += 1
+            answers += sum(key.data.go_on() for key, _ in waiting.select(1))
         return answers / passed
     finally:
         waiting.close()
-        for made in sockets:
-            made.close()
+        for loop in loops:
+            loop.socket.close()
 
 
-def _answered(made: object) -> None:
-    assert isinstance(made, socket.socket)
-    answer = made.recv(65536)
-    if not answer.startswith(b"HTTP/1.1 200 "):
-        raise RuntimeError(answer[:500].decode(errors="replace") or "The server closed the connection.")
+@dataclass
+class _Loop:
+    """One connection that sends one request over and over."""
+
+    socket: socket.socket
+    request: bytes
+    answer: bytes = b""
+
+    def go_on(self) -> bool:
+        """Read what has come; where the answer is complete, send the request again and return True."""
+        self.answer += self.socket.recv(65536)
+        if not self.answer.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(self.answer[:500].decode(errors="replace") or "The server closed the connection.")
+        end = self.answer.find(_END)
+        if end < 0 or len(self.answer) < end + len(_END) + _content_length(self.answer[:end]):
+            return False
+        self.answer = b""
+        self.socket.sendall(self.request)
+        return True

@@ -1,7 +1,6 @@
 """The place of a run: a database of its own, and the server on a free port, as `script/server` starts it."""
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -50,6 +49,13 @@ class Server:
 
         return create_code(["global"])
 
+    def empty(self) -> None:
+        """Begin anew: no contacts, and nothing known of earlier ones."""
+        with self.connect() as connection:
+            connection.execute("TRUNCATE entities_contact")
+            connection.execute("TRUNCATE sync_feed, sync_history, sync_result")
+        self.settle()
+
     def fill(self, rows: int) -> None:
         """Let there be so many contacts, made by SQL: the triggers capture them. Then let the database settle."""
         with self.connect() as connection:
@@ -79,7 +85,8 @@ FROM generate_series(%s::int, %s::int - 1) n
 @contextmanager
 def serving() -> Iterator[Server]:
     """A new database and a server for it; both are gone afterwards."""
-    with _new_database() as database, _free_port() as port, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    port = _free_port()
+    with _new_database() as database, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.environ |= {"DATABASE_URL": database, "DJANGO_SETTINGS_MODULE": "bench.settings"}
         import django
 
@@ -87,7 +94,11 @@ def serving() -> Iterator[Server]:
         log = Path(folder, "server.log")
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [ROOT / "script" / "server"], env=os.environ | {"PORT": str(port)}, cwd=ROOT, stdout=output, stderr=output
+                [ROOT / "script" / "server"],
+                env=os.environ | {"PORT": str(port)},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
             )
             try:
                 _wait(process, port, log)
@@ -112,11 +123,9 @@ def _new_database() -> Iterator[str]:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@contextmanager
-def _free_port() -> Iterator[int]:
+def _free_port() -> int:
     with socket.create_server((HOST, 0)) as probe:
-        port = probe.getsockname()[1]
-    yield port
+        return int(probe.getsockname()[1])
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -130,12 +139,3 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         else:
             return
     raise SystemExit(f"The server did not start:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def scratch_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)

@@ -8,7 +8,10 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from devices.enroll import code_hash, create_code, revoke
 from devices.grants import check_count
@@ -48,7 +51,7 @@ class GrantInline(admin.TabularInline):  # type: ignore[type-arg]
 
 @admin.register(Device)
 class DeviceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("name", "user", "scope_list", "last_seen_at", "pending", "oldest_pending_at", "state")
+    list_display = ("name", "state", "user", "scope_list", "last_seen_at", "pending", "oldest_pending_at")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "last_seen_at", "platform", "app_version", "client")
     list_select_related = ("user",)
     search_fields = ("id", "name", "user__username", "platform", "app_version")
@@ -61,6 +64,7 @@ class DeviceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         (None, {"fields": ("name", "user", "state", "id")}),
         ("What it told", {"fields": ("platform", "app_version", "client")}),
         ("Where it stands", {"fields": ("created_at", "last_seen_at", "pending", "oldest_pending_at", "user_scopes")}),
+        ("What it pushed", {"fields": ("outcomes",)}),
     )
     readonly_fields = (
         "id",
@@ -73,6 +77,7 @@ class DeviceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "pending",
         "oldest_pending_at",
         "user_scopes",
+        "outcomes",
     )
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
@@ -94,6 +99,12 @@ class DeviceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="scopes granted to its user")
     def user_scopes(self, device: Device) -> str:
         return ", ".join(grant.scope for grant in device.user.sync_grants.all()) if device.user else ""
+
+    @admin.display(description="met with")
+    def outcomes(self, device: Device) -> SafeString:
+        lists = {"conflicts": "admin:sync_conflict_changelist", "rejections": "admin:sync_rejection_changelist"}
+        links = ((f"{reverse(address)}?device={device.pk}", name) for name, address in lists.items())
+        return format_html_join(" · ", '<a href="{}">{}</a>', links)
 
     @admin.display(description="state", ordering="revoked_at")
     def state(self, device: Device) -> str:

@@ -3,3 +3,4 @@ from django.apps import AppConfig
 
 class EntitiesConfig(AppConfig):
     name = "entities"
+    verbose_name = "Data that syncs"

@@ -69,14 +69,20 @@ class Demo:
 
     def manage(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
         command = [sys.executable, "manage.py", *arguments]
-        ended = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=STEP_SECONDS_MAX
+        )
         if ended.returncode not in codes:
-            raise SystemExit(f"manage.py {' '.join(arguments)} failed ({ended.returncode}):\n{ended.stdout}{ended.stderr}")
+            raise SystemExit(
+                f"manage.py {' '.join(arguments)} failed ({ended.returncode}):\n{ended.stdout}{ended.stderr}"
+            )
         return ended.stdout
 
     def erp(self, *arguments: str) -> None:
         command = [str(ROOT / "script" / "erp"), *arguments]
-        ended = subprocess.run(command, cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, timeout=STEP_SECONDS_MAX)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, timeout=STEP_SECONDS_MAX
+        )
         for line in ended.stdout.splitlines():
             self.say(line)
         if ended.returncode:
@@ -130,7 +136,9 @@ class Demo:
             rows = device.status().rows
             self.say(f"{device.status().name}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
         mine = count(self.phone, 'SELECT count(*) FROM "order" WHERE employee_id <> ?', nancy)
-        self.expect(mine == 0 and self.phone.status().rows["order"] > 0, "Nancy's phone has her orders and nobody else's")
+        self.expect(
+            mine == 0 and self.phone.status().rows["order"] > 0, "Nancy's phone has her orders and nobody else's"
+        )
 
         self.step("5. Both go offline and work: plain SQL on their own SQLite file")
         self.order = self.take_order(nancy)
@@ -145,13 +153,19 @@ class Demo:
         self.step("6. They are back online: Margaret first, then Nancy")
         first, second = self.tablet.sync(), self.phone.sync()
         self.expect(first.pushed == 1 and not first.outcomes, "Margaret's edit was applied")
-        self.expect(second.outcomes == {"conflict": 1}, "Nancy's order was applied; her edit of the customer met Margaret's")
+        self.expect(
+            second.outcomes == {"conflict": 1}, "Nancy's order was applied; her edit of the customer met Margaret's"
+        )
         outcome = self.phone.outcomes("conflict")[-1]
         kept = outcome.server_row["phone"] if outcome.server_row else None
         self.say(f"Policy server_wins: the phone shows {kept}, keeps what Nancy entered ({outcome.entered}),")
-        self.say(f"and the administrator finds both in the admin: {self.url}/admin/sync/conflict/{outcome.conflict}/change/")
+        self.say(
+            f"and the administrator finds both in the admin: {self.url}/admin/sync/conflict/{outcome.conflict}/change/"
+        )
         self.tablet.sync()
-        self.expect(phone_of(self.phone) == phone_of(self.tablet) == "030-1111111", "both devices show the same customer")
+        self.expect(
+            phone_of(self.phone) == phone_of(self.tablet) == "030-1111111", "both devices show the same customer"
+        )
         seen = count(self.tablet, 'SELECT count(*) FROM "order" WHERE id = ?', self.order)
         self.expect(seen == 0, "Nancy's order did not reach Margaret's tablet: it is not in her scopes")
 
@@ -205,7 +219,9 @@ class Demo:
             "sale.sale", "search_read", [["comment", "=", "taken offline"]], 0, None, None,
             ["number", "party.rec_name", "lines.product.rec_name", "lines.quantity"],
         )  # fmt: skip
-        self.expect(len(sales) == 1 and len(sales[0]["lines."]) == 3, "the new order is in the ERP, with its three lines:")
+        self.expect(
+            len(sales) == 1 and len(sales[0]["lines."]) == 3, "the new order is in the ERP, with its three lines:"
+        )
         for line in sales[0]["lines."] if sales else ():
             self.say(f"        {line['quantity']:.0f} x {line['product.']['rec_name']}")
         parties = tryton.call(
@@ -301,7 +317,9 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--once", action="store_true", help="stop everything at the end; exit code 0 if all is as promised")
+    parser.add_argument(
+        "--once", action="store_true", help="stop everything at the end; exit code 0 if all is as promised"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="syncserver-demo-"))
     demo = Demo(folder)

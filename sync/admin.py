@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -61,21 +62,34 @@ class Evidence(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
         return False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         name = Device.objects.filter(pk=OuterRef("device")).values("name")
-        return super().get_queryset(request).annotate(device_name=Subquery(name))
+        records: QuerySet[Any] = super().get_queryset(request).annotate(device_name=Subquery(name))
+        return records
 
     @admin.display(description="when", ordering="created_at")
     def when(self, record: Any) -> str:
-        return f"{timesince(record.created_at, depth=1)} ago"
+        young = timezone.now() - record.created_at < timedelta(minutes=1)
+        return "just now" if young else f"{timesince(record.created_at, depth=1)} ago"
 
     @admin.display(description="received at", ordering="created_at")
     def received_at(self, record: Any) -> str:
         return f"{timezone.localtime(record.created_at):%Y-%m-%d %H:%M:%S} ({self.when(record)})"
 
     @admin.display(description="row")
-    def row_link(self, record: Any) -> SafeString:
-        return row_link(record.entity, record.row_id)
+    def row_short(self, record: Any) -> SafeString:
+        return row_link(record.entity, record.row_id, f"{record.row_id}"[:8])
+
+    @admin.display(description="row")
+    def row_full(self, record: Any) -> SafeString:
+        known = entities().get(record.entity)
+        row = known.model._default_manager.filter(pk=record.row_id).first() if known else None
+        name = f"{row} · {record.row_id}" if row else f"{record.row_id} (there is no such row now)"
+        return row_link(record.entity, record.row_id, name)
+
+    @admin.display(description="change")
+    def change(self, record: Any) -> str:
+        return str(record.op)
 
     @admin.display(description="entity", ordering="entity")
     def entity_name(self, record: Any) -> str:
@@ -89,15 +103,15 @@ class Evidence(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Conflict)
 class ConflictAdmin(Evidence):
-    list_display = ("when", "entity_name", "fields_at_stake", "row_link", "device_link", "policy", "decision")
+    list_display = ("when", "entity_name", "fields_at_stake", "row_short", "device_link", "decision")
     list_display_links = ("when",)
-    list_filter = (EntityFilter, "decision", "policy", "created_at")
+    list_filter = (EntityFilter, "decision", "policy")
     fieldsets = (
         (None, {"fields": ("values", "decision", "policy")}),
-        ("Which change", {"fields": ("entity_name", "row_link", "op", "device_link", "made_at", "received_at")}),
+        ("Which change", {"fields": ("entity_name", "row_full", "change", "device_link", "made_at", "received_at")}),
         ("For support", {"fields": ("mutation", "base_rev", "server_rev", "id"), "classes": ("collapse",)}),
     )
-    readonly_fields = ("values", "entity_name", "row_link", "device_link", "received_at")
+    readonly_fields = ("values", "entity_name", "row_full", "change", "device_link", "received_at")
 
     @admin.display(description="fields")
     def fields_at_stake(self, conflict: Conflict) -> str:
@@ -108,10 +122,10 @@ class ConflictAdmin(Evidence):
         """What each side had, field by field; the device's value stands out where the server's is another."""
         base, server, sent = conflict.base or {}, conflict.server, _from_device(conflict)
         rows = []
-        for name in dict.fromkeys([*sent, *(server or {}), *base]):
+        for name in _in_order(conflict.entity, {*sent, *(server or {}), *base}):
             told = sent.get(name, "deleted" if conflict.op == "delete" else NOTHING)
-            now = _shown(server.get(name)) if server is not None else "deleted"
-            before = _shown(base[name]) if name in base else NOTHING
+            now = shown(server.get(name)) if server is not None else "deleted"
+            before = shown(base[name]) if name in base else NOTHING
             rows.append((name, before, now, format_html("<strong>{}</strong>", told) if told != now else told))
         heads = ("Field", f"Before (rev {conflict.base_rev or NOTHING})", "On the server, kept", "From the device")
         return table(heads, rows)
@@ -119,15 +133,15 @@ class ConflictAdmin(Evidence):
 
 @admin.register(Rejection)
 class RejectionAdmin(Evidence):
-    list_display = ("when", "entity_name", "first_error", "row_link", "device_link")
+    list_display = ("when", "entity_name", "first_error", "row_short", "device_link")
     list_display_links = ("when",)
-    list_filter = (EntityFilter, CodeFilter, "created_at")
+    list_filter = (EntityFilter, CodeFilter)
     fieldsets = (
         (None, {"fields": ("error_table", "mutation_body")}),
-        ("Which change", {"fields": ("entity_name", "row_link", "device_link", "received_at")}),
+        ("Which change", {"fields": ("entity_name", "row_full", "device_link", "received_at")}),
         ("For support", {"fields": ("mutation", "id"), "classes": ("collapse",)}),
     )
-    readonly_fields = ("error_table", "mutation_body", "entity_name", "row_link", "device_link", "received_at")
+    readonly_fields = ("error_table", "mutation_body", "entity_name", "row_full", "device_link", "received_at")
 
     @admin.display(description="why")
     def first_error(self, rejection: Rejection) -> str:
@@ -150,35 +164,44 @@ def device_link(device: object, name: str | None) -> SafeString:
     return format_html('<a href="{}">{}</a>', reverse("admin:devices_device_change", args=[device]), name or device)
 
 
-def row_link(entity: str, row_id: object) -> SafeString:
-    """A link to the history of a row, which is there for a deleted one too; plain text where there is no such entity."""
+def row_link(entity: str, row_id: object, text: str) -> SafeString:
+    """A link to the history of a row, which is there for a deleted one too. Only text where there is no such entity."""
     known = entities().get(entity)
     if known is None:
-        return format_html("{}", row_id)
-    meta = known.model._meta
-    return format_html('<a href="{}">{}</a>', reverse(f"admin:{meta.app_label}_{meta.model_name}_history", args=[row_id]), row_id)
+        return format_html("{}", text)
+    address = f"admin:{known.model._meta.app_label}_{known.model._meta.model_name}_history"
+    return format_html('<a href="{}" title="{}">{}</a>', reverse(address, args=[row_id]), row_id, text)
 
 
 def table(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> SafeString:
     """A small table in the admin's own look. Everything in it is escaped unless it is marked safe."""
     head = format_html_join("", '<th scope="col">{}</th>', ((each,) for each in heads))
-    body = format_html_join("", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((c,) for c in row)),) for row in rows))
+    body = format_html_join(
+        "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((c,) for c in row)),) for row in rows)
+    )
     return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)
 
 
-def _from_device(conflict: Conflict) -> dict[str, str]:
-    """What the device sent, by field, as text: the values that it set, and the amounts that it added."""
-    sent = conflict.device_values or {}
-    added = {name: f"add {_shown(amount)}" for name, amount in (sent.get("add") or {}).items()}
-    return {name: _shown(value) for name, value in (sent.get("set") or {}).items()} | added
+def _in_order(entity: str, names: set[str]) -> list[str]:
+    """Fields in the order of the model; those that it has no longer come last."""
+    known = [field.name for field in entities()[entity].fields] if entity in entities() else []
+    return [name for name in known if name in names] + sorted(names.difference(known))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value in wire form, as a person reads it."""
     if value is None:
         return "(none)"
     if isinstance(value, str):
         return value or "(empty)"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _from_device(conflict: Conflict) -> dict[str, str]:
+    """What the device sent, by field, as text: the values that it set, and the amounts that it added."""
+    sent = conflict.device_values or {}
+    added = {name: f"add {shown(amount)}" for name, amount in (sent.get("add") or {}).items()}
+    return {name: shown(value) for name, value in (sent.get("set") or {}).items()} | added
 
 
 def _pretty(body: object) -> str:

@@ -6,34 +6,35 @@ A deployment that wants another page for one of its models registers a subclass 
 import uuid
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
-from django.http import Http404, HttpRequest
-from django.http.response import HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
 from devices.models import Device
-from sync.admin import NOTHING, _shown, device_link
+from sync.admin import NOTHING, device_link, shown
 from sync.capture import authored
-from sync.declare import Declaration, declarations
+from sync.declare import declarations
 from sync.models import History
 
 COLUMNS_MAX = 7  # in the list
 CHANGES_SHOWN_MAX = 200  # of a row, the newest first
 
-View = Callable[..., HttpResponseBase]
+P = ParamSpec("P")
 
 
-def _by_user(view: View) -> View:
+def _by_user(
+    view: "Callable[Concatenate[EntityAdmin, HttpRequest, P], HttpResponse]",
+) -> "Callable[Concatenate[EntityAdmin, HttpRequest, P], HttpResponse]":
     """Run what a view writes in one transaction whose author is the user: forms, inlines, list edits, actions."""
 
     @wraps(view)
-    def written(self: "EntityAdmin", request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def written(self: "EntityAdmin", request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         if request.method != "POST":
             return view(self, request, *args, **kwargs)
         with transaction.atomic(), authored(f"user:{request.user.get_username()}"):
@@ -43,33 +44,17 @@ def _by_user(view: View) -> View:
 
 
 class EntityAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The page of one synced model. What it shows follows from the model and its declaration."""
+    """The page of one synced model. What a subclass does not say about its list and form follows from the model."""
 
     list_per_page = 50
     show_full_result_count = False  # a second count of the whole table
+    search_help_text = "Text, or the whole id of a row"
 
     def __init__(self, model: type[models.Model], site: admin.AdminSite) -> None:
-        fields = [field for field in model._meta.concrete_fields if not field.primary_key]
-        short = [field for field in fields if not isinstance(field, models.TextField | models.JSONField)]
-        references = [field.name for field in fields if isinstance(field, models.ForeignKey)]
-        self.list_display = self.list_display if self._chosen("list_display") else _names(short[:COLUMNS_MAX]) or ("__str__",)
-        if not self._chosen("list_display_links"):
-            self.list_display_links = tuple(map(str, self.list_display[:2]))  # two, since the first may be empty
-        if not self._chosen("list_filter"):
-            self.list_filter = _names([f for f in short if f.choices or isinstance(f, models.BooleanField)])
-        if not self._chosen("search_fields"):
-            texts = [f for f in fields if isinstance(f, models.CharField | models.TextField) and not f.choices]
-            self.search_fields = _names(texts)
-        if not self._chosen("raw_id_fields"):
-            self.raw_id_fields = tuple(references)
-        if not self._chosen("list_select_related"):
-            self.list_select_related = tuple(references) or False
-        self.search_help_text = self.search_help_text or "Text, or the whole id of a row"
+        for option, value in _options(model).items():
+            if getattr(type(self), option) is getattr(admin.ModelAdmin, option):
+                setattr(self, option, value)
         super().__init__(model, site)
-
-    def _chosen(self, option: str) -> bool:
-        """Whether a subclass says it."""
-        return getattr(type(self), option) is not getattr(admin.ModelAdmin, option)
 
     def get_search_results(
         self, request: HttpRequest, queryset: "models.QuerySet[Any]", search_term: str
@@ -82,36 +67,42 @@ class EntityAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     # --- what writes ---
 
     @_by_user
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        return super().changeform_view(request, *args, **kwargs)
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        return super().changeform_view(request, object_id, form_url, extra_context)
 
     @_by_user
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        return super().changelist_view(request, *args, **kwargs)
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, extra_context)
 
     @_by_user
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        return super().delete_view(request, *args, **kwargs)
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().delete_view(request, object_id, extra_context)
 
     # --- the history of a row ---
 
-    def history_view(  # type: ignore[override]
+    def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """Everything that was ever captured of a row, by whomever; it is there for a deleted row too."""
         try:
             row_id = uuid.UUID(object_id)
         except ValueError:
             raise Http404 from None
-        row = self.get_object(request, object_id)  # type: ignore[arg-type]
+        row = self.get_object(request, object_id)
         if not self.has_view_or_change_permission(request, row):
             raise PermissionDenied
         entity = next(found.entity for found in declarations() if found.model is self.model)
         found = list(History.objects.filter(row_id=row_id, entity=entity).order_by("-rev")[:CHANGES_SHOWN_MAX])
-        if row is None and not found:
-            raise Http404
         context = self.admin_site.each_context(request) | {
-            "title": f"History: {row}" if row else f"History of a deleted {self.opts.verbose_name}",
+            "title": f"History: {row}" if row else f"History of a {self.opts.verbose_name} that is not there",
             "opts": self.opts,
             "object": row,
             "row_id": row_id,
@@ -129,8 +120,21 @@ def register() -> None:
             admin.site.register(declaration.model, EntityAdmin)
 
 
-def _names(fields: list["models.Field[Any, Any]"]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields)
+def _options(model: type[models.Model]) -> dict[str, tuple[str, ...]]:
+    """How the admin shows a model: its first columns, and whatever of it can be searched, filtered and looked up."""
+    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
+    short = [field for field in fields if not isinstance(field, models.TextField | models.JSONField)]
+    columns = tuple(field.name for field in short[:COLUMNS_MAX]) or ("__str__",)
+    references = tuple(field.name for field in fields if isinstance(field, models.ForeignKey))
+    texts = [field for field in fields if isinstance(field, models.CharField | models.TextField) and not field.choices]
+    return {
+        "list_display": columns,
+        "list_display_links": columns[:2],  # two, since the first may be empty
+        "list_filter": tuple(f.name for f in short if f.choices or isinstance(f, models.BooleanField)),
+        "list_select_related": references,
+        "search_fields": tuple(field.name for field in texts),
+        "raw_id_fields": references,
+    }
 
 
 def _changes(found: list[History]) -> list[dict[str, Any]]:
@@ -153,7 +157,7 @@ def _fields(change: History) -> list[tuple[str, str, str]]:
     old, new = change.old or {}, change.new or {}
     touched = [name for name in dict.fromkeys([*old, *new]) if name not in {"id", "_rev"}]
     return [
-        (name, _shown(old[name]) if name in old else NOTHING, _shown(new[name]) if name in new else NOTHING)
+        (name, shown(old[name]) if name in old else NOTHING, shown(new[name]) if name in new else NOTHING)
         for name in touched
     ]
 
@@ -166,6 +170,3 @@ def _device_names(authors: Any) -> dict[str, str]:
 def _author(author: str, names: dict[str, str]) -> str | SafeString:
     kind, _, name = author.partition(":")
     return device_link(name, names.get(name)) if kind == "device" else author
-
-
-__all__ = ["Declaration", "EntityAdmin", "register"]

@@ -6,7 +6,7 @@ from django.utils.http import parse_etags
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from devices.authentication import bearer_hash, seen
+from devices.authentication import bearer_hash, device_of, seen
 from sync import openapi
 from sync.health import readiness
 from sync.pull import pull
@@ -39,14 +39,14 @@ class PullView(APIView):
     permission_classes = ()
 
     @openapi.pull_get
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponse:
         hashed = bearer_hash(request)
         if hashed is None:
             raise Problem("unauthorized")
         limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
         _number(request, "wait", 0, settings.SYNC_PULL_WAIT_SECONDS_MAX)  # answered at once in this version
         page = pull(hashed, request.GET.get("token"), limit)
-        request._request.device_id = page.device
+        request._request.device_id = page.device  # type: ignore[attr-defined]
         seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
         return HttpResponse(page.body, content_type="application/json")
 
@@ -54,7 +54,8 @@ class PullView(APIView):
 class PushView(APIView):
     @openapi.push_post
     def post(self, request: Request) -> HttpResponse:
-        pusher = Pusher(request.user.id, request.user.scopes)
+        device = device_of(request)
+        pusher = Pusher(device.id, device.scopes)
         return HttpResponse(push(pusher, request._request.body), content_type="application/json")
 
 

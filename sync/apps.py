@@ -4,6 +4,7 @@ from django.db.models.signals import post_migrate
 
 class SyncConfig(AppConfig):
     name = "sync"
+    verbose_name = "Conflicts and rejections"
 
     def ready(self) -> None:
         from sync import admin_entities, checks, install

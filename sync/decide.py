@@ -1,7 +1,7 @@
 """What becomes of each mutation: a pure function of the mutations and of what the server knows of their rows.
 
-No database, clock or Django here. The shell (`sync.push`) reads the state, asks `decide`, writes, and asks again where the
-database refused something.
+No database, clock or Django here. The shell (`sync.push`) reads the state, asks `decide`, writes, and asks again where
+the database refused something.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,8 @@ class RowKey(NamedTuple):
 class RowState(msgspec.Struct, frozen=True, gc=False):
     """What the server knows of a row, for one device.
 
-    `rev` is 0 for a row that never was. `known`: the device may know of it (it is, or was when it was deleted, in one of its
-    scopes). `foreign_rev`: the last revision that somebody else wrote; None: not looked up, since nothing asked for it.
+    `rev` is 0 for a row that never was. `known`: the device may know of it (it is, or was when it was deleted, in one
+    of its scopes). `foreign_rev`: the last revision that somebody else wrote; None: not looked up, as nothing asked.
     """
 
     rev: int = 0
@@ -76,9 +76,9 @@ class Interleaved(ValueError):
 
 
 def units_of(candidates: Sequence[Candidate], places: Iterable[int]) -> list[Unit]:
-    """The units of the mutations at these places, in the order in which they take effect: as sent, but a parent that comes later is moved before its child.
+    """The units of the mutations at these places, in the order in which they take effect.
 
-    Raises Interleaved.
+    That is as sent, but a parent that comes later is moved before its child. Raises Interleaved.
     """
     members: dict[str | int, list[int]] = {}
     for at in places:
@@ -130,9 +130,9 @@ def decide(
 ) -> tuple[dict[int, Verdict], dict[RowKey, RowState]]:
     """The verdict of every member of `units`, and the states of the rows after them.
 
-    `failures` are the mutations that the database has refused so far. A mutation that refers to a row which is not there,
-    or whose creation fails in this very batch, is rejected; so is every member of a group one of whose members is not
-    written. Both may bring down further ones, so it goes round until nothing changes.
+    `failures` are the mutations that the database has refused so far. A mutation that refers to a row which is not
+    there, or whose creation fails in this very batch, is rejected; so is every member of a group one of whose members
+    is not written. Both may bring down further ones, so it goes round until nothing changes.
     """
     units = list(units)
     failed = dict(failures)
@@ -164,7 +164,7 @@ def _pass(
 
 
 def judge(candidate: Candidate, state: RowState) -> Verdict:
-    """The verdict of one mutation on one row. Policy of this version: on any concurrent change the server's row wins."""
+    """The verdict of one mutation on one row. Policy of this version: after any concurrent change the server's wins."""
     mutation = candidate.mutation
     match mutation.op:
         case "create":
@@ -225,7 +225,7 @@ def _broken_groups(units: Sequence[Unit], verdicts: Mapping[int, Verdict]) -> di
 
 
 def waves_of(candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -> list[list[int]]:
-    """The mutations to write, in waves: the n-th wave holds the n-th write of each row, so each is one set of statements."""
+    """The mutations to write, in waves: the n-th holds the n-th write of each row, so each is one set of statements."""
     waves: list[list[int]] = []
     seen: dict[RowKey, int] = {}
     for at, verdict in verdicts.items():

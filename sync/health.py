@@ -1,10 +1,13 @@
 """`/readyz`: whether this server can do its work, and what stands in the way."""
 
+from functools import cache
 from typing import Any
 
 from django.conf import settings
 from django.db import Error, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations import Migration
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
 
 from sync.install import out_of_date
 from sync.sql import block
@@ -18,8 +21,8 @@ def readiness() -> dict[str, Any]:
             cursor.execute(block("maintain.sql", "oldest_writer"))
             seconds, partitions = cursor.fetchone()
         checks["database"] = {"ok": True}
-        pending = MigrationExecutor(connection).migration_plan(MigrationExecutor(connection).loader.graph.leaf_nodes())
-        checks["migrations"] = {"ok": not pending, "pending": [str(migration) for migration, _ in pending]}
+        pending = _pending()
+        checks["migrations"] = {"ok": not pending, "pending": pending}
         stale = out_of_date()
         checks["capture"] = {"ok": not stale, "out_of_date": stale}
         checks["oldest_writer"] = {
@@ -31,3 +34,19 @@ def readiness() -> dict[str, Any]:
         checks["database"] = {"ok": False, "error": type(problem).__name__}
     ready = all(check["ok"] for check in checks.values())
     return {"status": "ready" if ready else "not_ready", "checks": checks}
+
+
+def _pending() -> list[str]:
+    """The migrations of this program that the database has not had."""
+    applied = MigrationRecorder(connection).applied_migrations().keys()
+    return [
+        f"{key[0]}.{key[1]}"
+        for key, migration in _migrations().items()
+        if key not in applied and not (migration.replaces and set(migration.replaces) <= applied)
+    ]
+
+
+@cache
+def _migrations() -> dict[tuple[str, str], Migration]:
+    """Read once a process: they are files of the program, and reading them takes 30 ms."""
+    return dict(sorted(MigrationLoader(None).graph.nodes.items()))

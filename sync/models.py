@@ -1,8 +1,16 @@
 """What sync keeps. The feed, the history and the results are written by SQL alone; here they are there to be read."""
 
 import uuid
+from typing import Any
 
 from django.db import models
+
+
+class JsonColumn(models.JSONField):
+    """A column of type `json`, which psycopg reads by itself; Django's field expects the text of a `jsonb`."""
+
+    def from_db_value(self, value: Any, _expression: Any, _connection: Any) -> Any:
+        return value
 
 
 class History(models.Model):
@@ -16,8 +24,8 @@ class History(models.Model):
     op = models.TextField()
     author = models.TextField()
     mutation = models.UUIDField(null=True)
-    old = models.JSONField(null=True)
-    new = models.JSONField(null=True)
+    old = JsonColumn(null=True)
+    new = JsonColumn(null=True)
 
     class Meta:
         managed = False

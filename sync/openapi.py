@@ -1,4 +1,4 @@
-"""How OpenAPI describes pull, push and the schema. Rows are described from the declarations, so it names every field."""
+"""How OpenAPI describes pull, push and the schema. Rows are described from the declarations, field by field."""
 
 from typing import Any
 
@@ -64,8 +64,11 @@ def _components() -> dict[str, Schema]:
     rows = {_row_name(entity): _row(entity) for entity in entities().values()}
     return rows | {
         "Schema": closed(
-            {"protocol": {"type": "integer", "const": PROTOCOL}, "schema": {"type": "string"}}
-            | {"entities": array(ref("Entity"))}
+            {
+                "protocol": {"type": "integer", "const": PROTOCOL},
+                "schema": {"type": "string"},
+                "entities": array(ref("Entity")),
+            }
         ),
         "Entity": _ENTITY,
         "Field": _FIELD,
@@ -264,9 +267,9 @@ pull_get = extend_schema(
 push_post = extend_schema(
     operation_id="sync_push",
     summary="Send the outbox",
-    description="Mutations take effect in the order of the list; each stands alone unless it has a `group`. A 200 means "
-    "that everything it reports is committed. After anything else, send the same batch again: nothing is applied twice. "
-    "The values of `set` and `add` are checked for each mutation alone, which a mistake there makes `rejected`.",
+    description="Mutations take effect in the order of the list; each stands alone unless it has a `group`. A 200 "
+    "means that all it reports is committed. After anything else, send the same batch again: nothing is applied "
+    "twice. The values of `set` and `add` are checked for each mutation alone, which a mistake there makes `rejected`.",
     tags=["sync"],
     parameters=[CONTENT_ENCODING, SYNC_CLIENT, *COMMON],
     request={"application/json": ref("Batch")},

@@ -1,4 +1,4 @@
-"""The examples of `openapi.yaml`: what devices of the Northwind company send and get. A test holds them to the schemas."""
+"""The examples of `openapi.yaml`: what devices of the Northwind company send and get, held to the schemas by a test."""
 
 from typing import Any
 

@@ -50,7 +50,9 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
                 "many_scoped": list(_many_scoped()),
             },
         )
-        problem, device, wipe, last_seen_at, pending, changes, has_more, *position = bound.fetchone()
+        found = bound.fetchone()
+    assert found is not None  # the function answers with one row, whatever it finds
+    problem, device, wipe, last_seen_at, pending, changes, has_more, *position = found
     if problem == "new_epoch":
         begin_epoch()
         return pull(token_hash, token_text, rows_max)

@@ -12,9 +12,10 @@ from django.db import DatabaseError, IntegrityError, OperationalError, transacti
 from django.db.models import Model, ProtectedError, RestrictedError
 
 from sync import decide as core
+from sync.checker import checker
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
-from sync.mutation import Error, Mutation, checker, error, parse_batch
+from sync.mutation import Error, Mutation, error, parse_batch
 from sync.refusal import errors_of
 from sync.sql import array, block, cursor
 from sync.wire import entities, references_of
@@ -33,7 +34,7 @@ class Result(msgspec.Struct, omit_defaults=True, gc=False):
     rev: int | None = None
     conflict: str | None = None
     errors: tuple[Error, ...] = ()
-    row: msgspec.Raw | None | msgspec.UnsetType = msgspec.UNSET
+    row: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
     replayed: bool = False
 
 
@@ -57,8 +58,8 @@ def push(pusher: Pusher, body: bytes) -> bytes:
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
     candidates = [_candidate(mutation) for mutation in batch.mutations]
-    # The first attempt takes all ids to be new, which they nearly always are, and asks nothing: a mutation or a row that
-    # was here before breaks a unique index, and then the second attempt looks everything up.
+    # The first attempt takes all ids to be new, which they nearly always are, and asks nothing: a mutation or a row
+    # that was here before breaks a unique index, and then the second attempt looks everything up.
     for attempt in range(ATTEMPTS_MAX):
         try:
             with transaction.atomic():
@@ -158,7 +159,7 @@ class _Push:
     def _settle(self, wave: Sequence[int], expected: Mapping[RowKey, int]) -> dict[RowKey, RowState]:
         """Remember the results of a wave that was written.
 
-        Returns the states of the rows that do not have the revision expected of them, or are outside the device's scopes.
+        Returns the states of the rows that have another revision than expected, or are outside the device's scopes.
         """
         sql = block("push.sql", "settle", state=block("push.sql", "state"))
         return self._read(
@@ -205,7 +206,7 @@ class _Push:
                     state, foreign_rev=foreign, deleted_by_device=by_device and not state.alive
                 )
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing ---
 
     def _apply(self, units: Sequence[Unit]) -> None:
         """Write all units at once. Where the database refuses, halve; a unit that is refused alone is rejected."""

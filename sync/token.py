@@ -1,8 +1,8 @@
 """The pull token: how far a device has read. Pure values; only the server makes and reads them.
 
-A position is a PostgreSQL snapshot, not a number: it says exactly which transactions were committed. What a device has is
-everything visible in it; what it lacks is the rest. So nothing that commits late can be missed, and no open transaction
-holds the feed back (docs/decisions/0001).
+A position is a PostgreSQL snapshot, not a number: it says exactly which transactions were committed. What a device has
+is everything visible in it; what it lacks is the rest. So nothing that commits late can be missed, and no open
+transaction holds the feed back (docs/decisions/0001).
 """
 
 import base64

@@ -114,7 +114,7 @@ class Entity:
         return f"coalesce(nullif(ARRAY({found}), '{{}}'), ARRAY[''])"
 
     def _column(self, name: str) -> str:
-        return next(f.column for f in self.model._meta.concrete_fields if f.attname == name)
+        return next(column_of(f) for f in self.model._meta.concrete_fields if f.attname == name)
 
     def field(self, name: str) -> Field | None:
         return self._by_name.get(name)
@@ -126,6 +126,12 @@ class Entity:
     @cached_property
     def _by_name(self) -> dict[str, Field]:
         return {field.name: field for field in self.fields}
+
+
+def column_of(field: models.Field[Any, Any]) -> str:
+    """The column of a concrete field."""
+    assert field.column is not None
+    return field.column
 
 
 def wire_type(field: models.Field[Any, Any]) -> str | None:
@@ -170,13 +176,13 @@ def _field(field: models.Field[Any, Any], declaration: Declaration, by_model: di
     automatic = field.generated or getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
     return Field(
         name=field.attname,
-        column=field.column,
+        column=column_of(field),
         type=kind,
         db_type=(field.db_type(connection) or "").split("(")[0],
         nullable=field.null,
         max_length=field.max_length if kind == "text" else None,
         choices=choices,
-        references=by_model.get(field.related_model) if isinstance(field, models.ForeignKey) else None,  # type: ignore[arg-type]
+        references=by_model.get(field.related_model) if isinstance(field, models.ForeignKey) else None,
         read_only=not declaration.writable or automatic or field.attname in declaration.read_only,
         counter=field.attname in declaration.counters,
         default=_wire_default(kind, field.default) if has_default else None,

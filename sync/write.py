@@ -1,4 +1,4 @@
-"""Writes one wave of checked mutations: one statement for each entity and set of fields, whatever the number of rows."""
+"""Writes one wave of checked mutations: one statement an entity and set of fields, whatever the number of rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 from django.db import connection, models
 
 from sync.capture import set_author
+from sync.checker import checker
 from sync.decide import Candidate
-from sync.mutation import checker
 from sync.sql import block, cursor, quote
-from sync.wire import Entity, entities
+from sync.wire import Entity, column_of, entities
 
 
 def write_wave(wave: Sequence[Candidate], author: str) -> None:
-    """Write mutations that touch each row at most once. Raises the database's errors, and Django's for a kept reference."""
+    """Write mutations that touch each row at most once. Raises the database's errors, Django's for a kept reference."""
     by_entity: dict[str, list[Candidate]] = {}
     for candidate in wave:
         by_entity.setdefault(candidate.key.entity, []).append(candidate)
@@ -43,7 +43,7 @@ def _insert(entity: Entity, candidates: Sequence[Candidate], author: str) -> Non
         "push.sql",
         "insert_rows",
         table=entity.table,
-        columns=", ".join(quote(column.column) for column in columns),
+        columns=", ".join(quote(column_of(column)) for column in columns),
         values=", ".join(_value(column) for column in columns),
         records=_recordset("records", columns),
     )
@@ -58,8 +58,8 @@ def _update(entity: Entity, candidates: Sequence[Candidate], author: str) -> Non
         columns = _columns(entity, ["id", *fields, *touched, *amounts])
         given = [columns[name] for name in ("id", *fields, *touched)]
         added = [columns[name] for name in amounts]
-        assignments = [f"{quote(column.column)} = {_value(column)}" for column in given[1:]]
-        assignments += [f"{quote(c.column)} = t.{quote(c.column)} + v.{quote(c.column)}" for c in added]
+        assignments = [f"{quote(column_of(column))} = {_value(column)}" for column in given[1:]]
+        assignments += [f"{quote(column_of(c))} = t.{quote(column_of(c))} + v.{quote(column_of(c))}" for c in added]
         sql = block(
             "push.sql",
             "update_rows",
@@ -89,12 +89,12 @@ def _columns(entity: Entity, names: Iterable[str]) -> dict[str, models.Field[Any
 
 def _recordset(parameter: str, columns: Sequence[models.Field[Any, Any]]) -> str:
     """`json_to_recordset` of a JSON array, with the columns' own types; base64 comes as text."""
-    types = ", ".join(f"{quote(c.column)} {'text' if _is_binary(c) else c.db_type(connection)}" for c in columns)
+    types = ", ".join(f"{quote(column_of(c))} {'text' if _is_binary(c) else c.db_type(connection)}" for c in columns)
     return f"json_to_recordset(%({parameter})s::json) AS ({types})"
 
 
 def _value(column: models.Field[Any, Any]) -> str:
-    name = f"v.{quote(column.column)}"
+    name = f"v.{quote(column_of(column))}"
     return f"decode({name}, 'base64')" if _is_binary(column) else name
 
 

@@ -44,7 +44,7 @@ def secret_key() -> str:
     if not file.exists():
         DATA_DIR.mkdir(parents=True, exist_ok=True)
         draft = DATA_DIR / f"secret_key.{os.getpid()}"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
             handle.write(secrets.token_urlsafe(64))
         try:
             os.link(draft, file)  # the first of several processes that start together wins; all read the same key

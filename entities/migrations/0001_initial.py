@@ -7,121 +7,192 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Customer',
+            name="Customer",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('code', models.CharField(blank=True, max_length=20, null=True, unique=True)),
-                ('name', models.CharField(max_length=120)),
-                ('address', models.CharField(blank=True, default='', max_length=120)),
-                ('city', models.CharField(blank=True, default='', max_length=60)),
-                ('region', models.CharField(blank=True, default='', max_length=60)),
-                ('postal_code', models.CharField(blank=True, default='', max_length=20)),
-                ('country', models.CharField(blank=True, default='', max_length=60)),
-                ('phone', models.CharField(blank=True, default='', max_length=40)),
-                ('fax', models.CharField(blank=True, default='', max_length=40)),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("code", models.CharField(blank=True, max_length=20, null=True, unique=True)),
+                ("name", models.CharField(max_length=120)),
+                ("address", models.CharField(blank=True, default="", max_length=120)),
+                ("city", models.CharField(blank=True, default="", max_length=60)),
+                ("region", models.CharField(blank=True, default="", max_length=60)),
+                ("postal_code", models.CharField(blank=True, default="", max_length=20)),
+                ("country", models.CharField(blank=True, default="", max_length=60)),
+                ("phone", models.CharField(blank=True, default="", max_length=40)),
+                ("fax", models.CharField(blank=True, default="", max_length=40)),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='Product',
+            name="Product",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('code', models.CharField(max_length=20, unique=True)),
-                ('name', models.CharField(max_length=120)),
-                ('category', models.CharField(blank=True, default='', max_length=60)),
-                ('quantity_per_unit', models.CharField(blank=True, default='', max_length=60)),
-                ('unit_price', models.DecimalField(decimal_places=4, default=0, max_digits=12, validators=[django.core.validators.MinValueValidator(0)])),
-                ('unit_cost', models.DecimalField(blank=True, decimal_places=4, max_digits=12, null=True)),
-                ('units_in_stock', models.IntegerField(default=0)),
-                ('reorder_level', models.PositiveIntegerField(default=0)),
-                ('discontinued', models.BooleanField(default=False)),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("code", models.CharField(max_length=20, unique=True)),
+                ("name", models.CharField(max_length=120)),
+                ("category", models.CharField(blank=True, default="", max_length=60)),
+                ("quantity_per_unit", models.CharField(blank=True, default="", max_length=60)),
+                (
+                    "unit_price",
+                    models.DecimalField(
+                        decimal_places=4,
+                        default=0,
+                        max_digits=12,
+                        validators=[django.core.validators.MinValueValidator(0)],
+                    ),
+                ),
+                ("unit_cost", models.DecimalField(blank=True, decimal_places=4, max_digits=12, null=True)),
+                ("units_in_stock", models.IntegerField(default=0)),
+                ("reorder_level", models.PositiveIntegerField(default=0)),
+                ("discontinued", models.BooleanField(default=False)),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='Contact',
+            name="Contact",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('first_name', models.CharField(max_length=60)),
-                ('last_name', models.CharField(blank=True, default='', max_length=60)),
-                ('title', models.CharField(blank=True, default='', max_length=60)),
-                ('email', models.EmailField(blank=True, default='', max_length=254)),
-                ('phone', models.CharField(blank=True, default='', max_length=40)),
-                ('note', models.TextField(blank=True, default='', max_length=10000)),
-                ('met_on', models.DateField(blank=True, null=True)),
-                ('customer', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, to='entities.customer')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("first_name", models.CharField(max_length=60)),
+                ("last_name", models.CharField(blank=True, default="", max_length=60)),
+                ("title", models.CharField(blank=True, default="", max_length=60)),
+                ("email", models.EmailField(blank=True, default="", max_length=254)),
+                ("phone", models.CharField(blank=True, default="", max_length=40)),
+                ("note", models.TextField(blank=True, default="", max_length=10000)),
+                ("met_on", models.DateField(blank=True, null=True)),
+                (
+                    "customer",
+                    models.ForeignKey(
+                        blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, to="entities.customer"
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='Employee',
+            name="Employee",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('number', models.PositiveIntegerField(unique=True)),
-                ('first_name', models.CharField(max_length=40)),
-                ('last_name', models.CharField(max_length=40)),
-                ('title', models.CharField(blank=True, default='', max_length=60)),
-                ('phone', models.CharField(blank=True, default='', max_length=40)),
-                ('extension', models.CharField(blank=True, default='', max_length=10)),
-                ('hired_on', models.DateField(blank=True, null=True)),
-                ('notes', models.TextField(blank=True, default='')),
-                ('reports_to', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to='entities.employee')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("number", models.PositiveIntegerField(unique=True)),
+                ("first_name", models.CharField(max_length=40)),
+                ("last_name", models.CharField(max_length=40)),
+                ("title", models.CharField(blank=True, default="", max_length=60)),
+                ("phone", models.CharField(blank=True, default="", max_length=40)),
+                ("extension", models.CharField(blank=True, default="", max_length=10)),
+                ("hired_on", models.DateField(blank=True, null=True)),
+                ("notes", models.TextField(blank=True, default="")),
+                (
+                    "reports_to",
+                    models.ForeignKey(
+                        blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to="entities.employee"
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='Order',
+            name="Order",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('number', models.CharField(blank=True, default='', max_length=20)),
-                ('status', models.CharField(choices=[('draft', 'Draft'), ('confirmed', 'Confirmed'), ('shipped', 'Shipped'), ('cancelled', 'Cancelled')], default='draft', max_length=20)),
-                ('ordered_on', models.DateField()),
-                ('required_on', models.DateField(blank=True, null=True)),
-                ('shipped_on', models.DateField(blank=True, null=True)),
-                ('freight', models.DecimalField(decimal_places=4, default=0, max_digits=12, validators=[django.core.validators.MinValueValidator(0)])),
-                ('ship_name', models.CharField(blank=True, default='', max_length=120)),
-                ('ship_address', models.CharField(blank=True, default='', max_length=120)),
-                ('ship_city', models.CharField(blank=True, default='', max_length=60)),
-                ('ship_region', models.CharField(blank=True, default='', max_length=60)),
-                ('ship_postal_code', models.CharField(blank=True, default='', max_length=20)),
-                ('ship_country', models.CharField(blank=True, default='', max_length=60)),
-                ('note', models.TextField(blank=True, default='', max_length=10000)),
-                ('customer', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='entities.customer')),
-                ('employee', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to='entities.employee')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("number", models.CharField(blank=True, default="", max_length=20)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("confirmed", "Confirmed"),
+                            ("shipped", "Shipped"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="draft",
+                        max_length=20,
+                    ),
+                ),
+                ("ordered_on", models.DateField()),
+                ("required_on", models.DateField(blank=True, null=True)),
+                ("shipped_on", models.DateField(blank=True, null=True)),
+                (
+                    "freight",
+                    models.DecimalField(
+                        decimal_places=4,
+                        default=0,
+                        max_digits=12,
+                        validators=[django.core.validators.MinValueValidator(0)],
+                    ),
+                ),
+                ("ship_name", models.CharField(blank=True, default="", max_length=120)),
+                ("ship_address", models.CharField(blank=True, default="", max_length=120)),
+                ("ship_city", models.CharField(blank=True, default="", max_length=60)),
+                ("ship_region", models.CharField(blank=True, default="", max_length=60)),
+                ("ship_postal_code", models.CharField(blank=True, default="", max_length=20)),
+                ("ship_country", models.CharField(blank=True, default="", max_length=60)),
+                ("note", models.TextField(blank=True, default="", max_length=10000)),
+                ("customer", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="entities.customer")),
+                (
+                    "employee",
+                    models.ForeignKey(
+                        blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to="entities.employee"
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='OrderLine',
+            name="OrderLine",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('unit_price', models.DecimalField(decimal_places=4, max_digits=12, validators=[django.core.validators.MinValueValidator(0)])),
-                ('quantity', models.IntegerField(default=1, validators=[django.core.validators.MinValueValidator(1)])),
-                ('discount', models.DecimalField(decimal_places=4, default=0, max_digits=5, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(1)])),
-                ('employee', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to='entities.employee')),
-                ('order', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='lines', to='entities.order')),
-                ('product', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='entities.product')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                (
+                    "unit_price",
+                    models.DecimalField(
+                        decimal_places=4, max_digits=12, validators=[django.core.validators.MinValueValidator(0)]
+                    ),
+                ),
+                ("quantity", models.IntegerField(default=1, validators=[django.core.validators.MinValueValidator(1)])),
+                (
+                    "discount",
+                    models.DecimalField(
+                        decimal_places=4,
+                        default=0,
+                        max_digits=5,
+                        validators=[
+                            django.core.validators.MinValueValidator(0),
+                            django.core.validators.MaxValueValidator(1),
+                        ],
+                    ),
+                ),
+                (
+                    "employee",
+                    models.ForeignKey(
+                        blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to="entities.employee"
+                    ),
+                ),
+                (
+                    "order",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="lines", to="entities.order"
+                    ),
+                ),
+                ("product", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="entities.product")),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('quantity__gte', 1)), name='order_line_quantity_positive')],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("quantity__gte", 1)), name="order_line_quantity_positive"
+                    )
+                ],
             },
         ),
     ]

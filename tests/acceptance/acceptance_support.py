@@ -110,7 +110,7 @@ class Server:
     def _spawn(self) -> psutil.Popen:
         static = Path(self.environment["SYNC_DATA_DIR"]) / "static"
         static.mkdir(parents=True, exist_ok=True)
-        command: list[object] = [Path(sys.executable).with_name("granian"), "--interface", "wsgi"]
+        command: list[object] = [sys.executable, "-m", "granian", "--interface", "wsgi"]
         command += ["syncserver.wsgi:application", "--host", "127.0.0.1", "--port", self.port]
         command += ["--workers", self.environment.get("WORKERS", 1), "--blocking-threads", 4, "--backlog", 1024]
         command += ["--log-level", "warning", "--respawn-failed-workers"]
@@ -158,7 +158,7 @@ class Server:
     # --- what tests ask of it ---
 
     def manage(self, *arguments: str) -> str:
-        """Run `manage.py` on the server's database; its stdout. Raises RuntimeError, with its stderr, where it fails."""
+        """Run `manage.py` on the server's database; its stdout. Raises RuntimeError, with its stderr, if it fails."""
         command = [sys.executable, "manage.py", *arguments]
         ended = subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=MANAGE_SECONDS_MAX

@@ -1,4 +1,4 @@
-"""The server that acceptance tests talk to: `server` is shared by the whole session, so tests bring scopes of their own.
+"""The server that acceptance tests talk to: the whole session shares `server`, so tests bring scopes of their own.
 
 A test that needs the server to itself, or other settings, takes `acceptance_support.running_server` instead.
 """
@@ -6,7 +6,8 @@ A test that needs the server to itself, or other settings, takes `acceptance_sup
 from collections.abc import Generator, Iterator
 
 import pytest
-from acceptance_support import Server, running_server
+
+from tests.acceptance.acceptance_support import Server, running_server
 
 _shared = pytest.StashKey[Server]()
 

@@ -5,7 +5,6 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from acceptance_support import ROOT, Server
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -14,6 +13,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+
+from tests.acceptance.acceptance_support import ROOT, Server
 
 CHECKS = [
     not_a_server_error,
@@ -25,6 +26,7 @@ CHECKS = [
 EXAMPLES_FAST = 15  # of each endpoint
 EXAMPLES_SLOW = 500
 
+Case = schemathesis.Case[Any]
 schema = schemathesis.openapi.from_path(ROOT / "openapi.yaml")
 
 
@@ -42,7 +44,7 @@ class Caller:
         page = httpx.get(f"{self.url}/sync/pull", headers=self.headers).json()
         self.pull_token = page["token"]
 
-    def call(self, case: schemathesis.Case) -> None:
+    def call(self, case: Case) -> None:
         # What is generated is not really compressed, and a pull token is never guessed.
         case.headers.pop("Content-Encoding", None)
         if len(case.query.get("token") or "") % 2:
@@ -59,12 +61,12 @@ def caller(server: Server) -> Caller:
 
 @schema.parametrize()
 @settings(max_examples=EXAMPLES_FAST, deadline=None, suppress_health_check=list(HealthCheck))
-def test_answers_are_what_the_description_says(case: schemathesis.Case, caller: Caller) -> None:
+def test_answers_are_what_the_description_says(case: Case, caller: Caller) -> None:
     caller.call(case)
 
 
 @pytest.mark.slow
 @schema.parametrize()
 @settings(max_examples=EXAMPLES_SLOW, deadline=None, suppress_health_check=list(HealthCheck))
-def test_answers_to_very_many_requests_are_what_the_description_says(case: schemathesis.Case, caller: Caller) -> None:
+def test_answers_to_very_many_requests_are_what_the_description_says(case: Case, caller: Caller) -> None:
     caller.call(case)

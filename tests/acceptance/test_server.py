@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import httpx
-from acceptance_support import Server, running_server
+
+from tests.acceptance.acceptance_support import Server, running_server
 
 
 def test_server_is_alive_and_ready(server: Server) -> None:

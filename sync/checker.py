@@ -1,0 +1,263 @@
+"""What is checked about each mutation alone, with its model's own rules, before the database is asked."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from functools import cache, cached_property
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from django.core.exceptions import ValidationError
+from django.core.validators import DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator
+from django.db import connection, models
+from django.utils.functional import LazyObject
+
+from sync.mutation import EMPTY, NO_VALUES, REVISION_MAX, Error, Id, Mutation, Values, error
+from sync.wire import INTEGER_SAFE_MAX, Entity, Field
+
+_INTEGER_DIGITS_MAX = 19  # of an integer that travels as a string
+_plain = msgspec.json.Decoder(dict[str, Any])
+NUL_MESSAGE = "Text may not hold the character NUL or half a character."
+
+
+class Checker:
+    """Validates the `set` and `add` of one entity's mutations with the model's own rules. Values stay in wire form."""
+
+    def __init__(self, entity: Entity) -> None:
+        self.entity = entity
+        self.fields = {field.name: field for field in entity.writable_fields}
+        self.required = frozenset(name for name, field in self.fields.items() if not _may_be_absent(field))
+        self._types = {
+            "set": _decoder({name: _type(field) for name, field in self.fields.items()}),
+            "add": _decoder({name: _type(field, amount=True) for name, field in self.fields.items() if field.counter}),
+        }
+        self._rules = [(name, rules) for name, field in self.fields.items() if (rules := _rules(field))]
+
+    def check(self, mutation: Mutation) -> Values | list[Error]:
+        """The mutation's values, or everything that is wrong with them."""
+        if not self.entity.declaration.writable:
+            return [error("read_only_entity")]
+        if mutation.op == "delete":
+            return NO_VALUES if mutation.set == mutation.add == EMPTY else [error("invalid_mutation", "set")]
+        try:
+            self._types["set"].decode(mutation.set)
+            fields = _plain.decode(mutation.set)
+            amounts: dict[str, Any] = {}
+            if mutation.add is not EMPTY:
+                self._types["add"].decode(mutation.add)
+                amounts = _plain.decode(mutation.add)
+        except msgspec.ValidationError:
+            return self._explain(mutation)
+        except RecursionError:
+            return [error("invalid_mutation", "set", "The values are nested too deeply.")]
+        if mutation.op == "create":
+            if amounts:
+                return [error("invalid_mutation", "add", "A create sets its counters; it adds nothing.")]
+            if not self.required <= fields.keys():
+                return self._explain(mutation)
+        if amounts and (twice := fields.keys() & amounts.keys()):
+            return [error("invalid_mutation", name, "A field is either set or added to.") for name in sorted(twice)]
+        errors = [error("invalid_value", *found) for found in self._broken_rules(fields)]
+        if b"\\u0000" in bytes(mutation.set):
+            errors += [error("invalid_value", name, NUL_MESSAGE) for name, value in fields.items() if holds_nul(value)]
+        return errors or Values(fields, amounts)
+
+    def _broken_rules(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        for name, rules in self._rules:
+            value = fields.get(name)
+            for rule in rules if value is not None else ():
+                if message := rule(value):
+                    yield name, message
+
+    def _explain(self, mutation: Mutation) -> list[Error]:
+        """Look at the fields one by one, to tell everything that is wrong."""
+        given = msgspec.json.decode(mutation.set, type=dict[str, msgspec.Raw])
+        added = msgspec.json.decode(mutation.add, type=dict[str, msgspec.Raw])
+        errors = []
+        for name, raw in given.items():
+            if found := self._explain_field(name, raw, amount=False):
+                errors.append(found)
+        for name, raw in added.items():
+            if name in self.fields and not self.fields[name].counter:
+                errors.append(error("not_a_counter", name))
+            elif found := self._explain_field(name, raw, amount=True):
+                errors.append(found)
+        if mutation.op == "create":
+            errors += [error("required", name) for name in self.fields if name in self.required - given.keys()]
+        return errors or [error("invalid_mutation")]
+
+    def _explain_field(self, name: str, raw: msgspec.Raw, *, amount: bool) -> Error | None:
+        field = self.fields.get(name)
+        if field is None:
+            return error("read_only_field" if self.entity.field(name) else "unknown_field", name)
+        try:
+            msgspec.json.decode(raw, type=_type(field, amount=amount))
+        except msgspec.ValidationError as problem:
+            return error("invalid_value", name, f"{problem}.")
+        return None
+
+    @cached_property
+    def defaults(self) -> dict[str, Callable[[], Any]]:
+        """What a created row gets in each column that its mutation does not set, by field name."""
+        concrete = self.entity.model._meta.concrete_fields
+        return {f.attname: _default(f) for f in concrete if not f.primary_key and not f.generated}
+
+    @cached_property
+    def touched(self) -> dict[str, Callable[[], Any]]:
+        """What every update sets as well (`auto_now`), by field name."""
+        concrete = self.entity.model._meta.concrete_fields
+        return {f.attname: _default(f) for f in concrete if getattr(f, "auto_now", False)}
+
+
+@cache
+def checker(entity: Entity) -> Checker:
+    return Checker(entity)
+
+
+def _default(field: models.Field[Any, Any]) -> Callable[[], Any]:
+    if getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
+        instance = field.model()
+        return lambda: field.pre_save(instance, add=True)
+    return field.get_default
+
+
+def _may_be_absent(field: Field) -> bool:
+    """Whether a create may leave the field out: it has a default, or may be empty."""
+    model_field = field.model_field
+    return model_field.has_default() or model_field.null or (model_field.blank and field.type == "text")
+
+
+def _type(field: Field, *, amount: bool = False) -> Any:
+    """The msgspec type that decodes the field's wire form and holds its size."""
+    kind: Any
+    model_field = field.model_field
+    match field.type:
+        case "text":
+            kind = Annotated[
+                str, msgspec.Meta(min_length=None if model_field.blank else 1, max_length=field.max_length)
+            ]
+        case "integer":
+            low, high = connection.ops.integer_field_range(_target(model_field).get_internal_type())
+            low, high = (-REVISION_MAX - 1 if low is None else low), (REVISION_MAX if high is None else high)
+            kind = Annotated[int, msgspec.Meta(ge=-high if amount else low, le=high)]
+            if amount or high > INTEGER_SAFE_MAX:
+                kind = kind | Annotated[str, msgspec.Meta(pattern=rf"^-?\d{{1,{_INTEGER_DIGITS_MAX}}}$")]
+        case "decimal":
+            assert isinstance(model_field, models.DecimalField)
+            digits, places = model_field.max_digits or 1000, model_field.decimal_places or 0
+            fraction = rf"(\.\d{{1,{places}}})?" if places else ""
+            kind = Annotated[str, msgspec.Meta(pattern=rf"^-?\d{{1,{max(digits - places, 1)}}}{fraction}$")]
+        case "boolean":
+            kind = bool
+        case "real":
+            kind = float
+        case "datetime":
+            kind = Annotated[datetime, msgspec.Meta(tz=True)]
+        case "date":
+            kind = date
+        case "time":
+            kind = Annotated[time, msgspec.Meta(tz=False)]
+        case "uuid":
+            kind = Id
+        case "binary":
+            kind = bytes
+        case _:
+            kind = Any
+    return kind | None if field.nullable and not amount and kind is not Any else kind
+
+
+def _target(field: models.Field[Any, Any]) -> models.Field[Any, Any]:
+    return _target(field.target_field) if isinstance(field, models.ForeignKey) else field
+
+
+def _decoder(types: Mapping[str, Any]) -> msgspec.json.Decoder[Any]:
+    fields = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
+    return msgspec.json.Decoder(msgspec.defstruct("Fields", fields, forbid_unknown_fields=True, gc=False))
+
+
+def _rules(field: Field) -> list[Callable[[Any], str | None]]:
+    """The model field's rules that its type does not hold already: each tells what is wrong with a value, or None."""
+    model_field = field.model_field
+    rules: list[Callable[[Any], str | None]] = []
+    if field.choices:
+        allowed = {*field.choices, ""}  # an empty text is a matter of `blank`
+        rules.append(lambda value: None if value in allowed else "This is none of the choices.")
+    if field.type == "datetime":
+        rules.append(_representable)
+    if field.type == "integer" and field.db_type == "bigint":
+        rules.append(lambda value: None if abs(int(value)) <= REVISION_MAX else "The number is too large.")
+    if not isinstance(model_field, models.ForeignKey):
+        rules += [_validator_rule(field, found) for found in model_field.validators if not _held_by_type(field, found)]
+    return rules
+
+
+def _representable(value: str) -> str | None:
+    try:
+        datetime.fromisoformat(value).astimezone(UTC)
+    except (OverflowError, ValueError):
+        return "This moment is not in the years 1 to 9999 in UTC."
+    return None
+
+
+def _held_by_type(field: Field, validator: Any) -> bool:
+    if isinstance(validator, MaxLengthValidator):
+        return field.type == "text" and validator.limit_value == field.max_length
+    if isinstance(validator, MinValueValidator | MaxValueValidator) and field.type == "integer":
+        low, high = connection.ops.integer_field_range(field.model_field.get_internal_type())
+        return bool(validator.limit_value == (low if isinstance(validator, MinValueValidator) else high))
+    return isinstance(validator, DecimalValidator)
+
+
+def _validator_rule(field: Field, validator: Callable[[Any], None]) -> Callable[[Any], str | None]:
+    python = _PYTHON.get(field.type)
+    validator = _resolved(validator)
+
+    def rule(value: Any) -> str | None:
+        if value == "":
+            return None
+        try:
+            validator(python(value) if python else value)
+        except ValidationError as problem:
+            return " ".join(problem.messages)
+        return None
+
+    return rule
+
+
+def _resolved(validator: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The validator with its lazy patterns compiled: Django looks each up again at every call, at 7 us a time."""
+    lazy = {
+        name: getattr(validator, name) for name in dir(validator) if isinstance(getattr(validator, name), LazyObject)
+    }
+    if lazy:
+        validator = copy(validator)
+        for name, value in lazy.items():
+            setattr(validator, name, re.compile(value.pattern, value.flags))
+    return validator
+
+
+# What a validator expects instead of the wire form.
+_PYTHON: dict[str, Callable[[Any], Any]] = {
+    "decimal": Decimal,
+    "integer": int,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "uuid": UUID,
+    "binary": b64decode,
+}
+
+
+def holds_nul(value: Any) -> bool:
+    """Whether a JSON value holds the character NUL, which PostgreSQL cannot store."""
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, dict):
+        return any(holds_nul(key) or holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(holds_nul, value))

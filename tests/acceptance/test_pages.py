@@ -1,0 +1,134 @@
+"""Real Chromium opens the pages that people use, and finds nothing to complain about."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, StorageState, expect, sync_playwright
+
+from tests.acceptance.acceptance_support import Server
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium).")
+
+NAME = "<script>document.title = 'broken'</script>"
+
+
+class Seen(NamedTuple):
+    """What was pushed for the pages to show."""
+
+    device: str
+    customer: str
+    conflict: str
+    rejection: str
+
+
+@pytest.fixture(scope="module")
+def seen(server: Server) -> Seen:
+    """A device whose change met another's, and one that the server refused."""
+    device = server.enroll(name=f"Nancy's phone {NAME}")
+    customer = str(uuid.uuid4())
+
+    def push(op: str, base: int | None, values: dict[str, Any]) -> Any:
+        mutation = {"id": str(uuid.uuid4()), "entity": "customer", "row": customer, "op": op, "base": base}
+        body = {"mutations": [mutation | {"set": values}]}
+        answer = httpx.post(f"{server.url}/sync/push", json=body, headers=device.headers)
+        return answer.raise_for_status().json()["results"][0]
+
+    push("create", None, {"name": NAME, "phone": "030-0074321"})
+    with server.connect() as other:
+        other.execute("UPDATE entities_customer SET phone = '030-1111111' WHERE id = %s", [customer])
+    conflict = push("update", 1, {"phone": "030-2222222"})
+    push("update", 2, {"code": "ALFKI"})
+    with server.connect() as reader:
+        found = reader.execute("SELECT id::text FROM sync_rejection WHERE row_id = %s", [customer]).fetchone()
+    assert found is not None
+    return Seen(device.id, customer, conflict["conflict"], found[0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@contextmanager
+def opened(browser: Browser, server: Server, session: StorageState | None = None) -> Iterator[Page]:
+    """A page that has nothing to complain about when it is closed.
+
+    A complaint is an error in the console, a script that failed, or an answer of 400 and above.
+    """
+    complaints: list[str] = []
+    context = browser.new_context(base_url=server.url, storage_state=session)
+    page = context.new_page()
+    page.on("console", lambda message: complaints.extend([message.text] if message.type == "error" else []))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "response", lambda answer: complaints.extend([f"{answer.status} {answer.url}"] if answer.status >= 400 else [])
+    )
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def session(browser: Browser, server: Server) -> StorageState:
+    """The cookies of an administrator who has logged in."""
+    name, password = server.superuser(f"boss-{uuid.uuid4().hex[:8]}", "a long pass phrase")
+    with opened(browser, server) as page:
+        page.goto("/admin/")
+        page.get_by_label("Username").fill(name)
+        page.get_by_label("Password").fill(password)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_text("What syncs, and with whom")).to_be_visible()
+        return page.context.storage_state()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("/admin/", "Conflicts and rejections"),
+        ("/admin/devices/device/", "Nancy's phone"),
+        ("/admin/devices/device/{device}/change/", "Nancy's phone"),
+        ("/admin/devices/enrollmentcode/add/", "One a line, such as global or store:7."),
+        ("/admin/sync/conflict/", "kept the server's row"),
+        ("/admin/sync/conflict/{conflict}/change/", "030-2222222"),
+        ("/admin/sync/rejection/", "Devices cannot change this field."),
+        ("/admin/sync/rejection/{rejection}/change/", "read_only_field"),
+        ("/admin/entities/customer/", NAME),
+        ("/admin/entities/customer/{customer}/change/", NAME),
+        ("/admin/entities/customer/{customer}/history/", "030-0074321"),
+    ],
+)
+def test_admin_page_opens(
+    address: str, told: str, seen: Seen, browser: Browser, server: Server, session: StorageState
+) -> None:
+    with opened(browser, server, session) as page:
+        page.goto(address.format(**seen._asdict()))
+        expect(page.locator("#container")).to_contain_text(told)
+        assert page.title() != "broken"
+
+
+def test_enrolment_code_is_made_and_shown_once(browser: Browser, server: Server, session: StorageState) -> None:
+    with opened(browser, server, session) as page:
+        page.goto("/admin/devices/enrollmentcode/add/")
+        page.get_by_role("button", name="Save", exact=True).click()
+        expect(page.locator(".messagelist")).to_contain_text("Enrolment code:")
+        page.reload()
+        expect(page.get_by_text("Enrolment code:")).to_have_count(0)
+
+
+def test_api_pages_open_without_the_internet(browser: Browser, server: Server) -> None:
+    asked: list[str] = []
+    with opened(browser, server) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto("/docs/")
+        page.locator("#operations-sync-sync_push").click()
+        expect(page.get_by_text("Send the outbox")).to_be_visible()
+    assert [url for url in asked if not url.startswith((f"{server.url}/", "data:", "blob:"))] == []
