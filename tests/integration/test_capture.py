@@ -134,6 +134,7 @@ def test_capture_author_needs_a_transaction(transactional_db: None) -> None:
         pass
 
 
+@pytest.mark.django_db(transaction=True)
 def test_capture_writes_each_type_as_the_wire_wants_it() -> None:
     customer, employee = Customer.objects.create(name="Ä\"\\\n"), Employee.objects.create(number=1, first_name="E", last_name="E")
     product = Product.objects.create(code="A", name="A", unit_price=Decimal("12.5"), unit_cost=3, discontinued=True)
