@@ -1,12 +1,26 @@
 -- name: insert_function
 -- After INSERT: every new row gets its feed entries and a history row. A row that was here before goes on counting.
-CREATE OR REPLACE FUNCTION {{insert_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
+-- (Plans are kept for the session: one made while the feed was small must not read all of it when it has grown.)
+CREATE OR REPLACE FUNCTION {{insert_function}}() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off AS $body$
 DECLARE
     v_author text := sync_author();
     v_mutations record := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
     v_number bigint := v_xid::text::bigint;
 BEGIN
+    -- Nearly always every row is new to the feed, and then nothing has to be kept of them between the two tables.
+    IF NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
+                   AND f.entity = {{entity}}) THEN
+        INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
+        SELECT n.id, {{entity}}, s.scope, 1, v_xid, nextval('sync_feed_seq'), {{first_row}}::text
+        FROM new_rows n CROSS JOIN LATERAL unnest({{new_scopes}}) s(scope);
+        INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid)
+        SELECT n.id, {{entity}}, 1, 'insert', v_author, m.id, v_number
+        FROM new_rows n
+        LEFT JOIN unnest(v_mutations.row_ids, v_mutations.ids) AS m(row_id, id) ON m.row_id = n.id;
+        RETURN NULL;
+    END IF;
     WITH captured AS MATERIALIZED (
         SELECT n.id, r.rev, {{new_row}}::text AS new, {{new_scopes}} AS scopes
         FROM new_rows n CROSS JOIN LATERAL (
@@ -15,11 +29,7 @@ BEGIN
     ), fed AS (
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
         SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new
-        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope) WHERE c.rev = 1
-    ), come_back AS (
-        INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
-        SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new
-        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope) WHERE c.rev > 1
+        FROM captured c CROSS JOIN LATERAL unnest(c.scopes) s(scope)
         ON CONFLICT (row_id, entity, scope) DO UPDATE
         SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
     )
@@ -32,7 +42,8 @@ END $body$;
 
 -- name: update_function
 -- After UPDATE: rows whose wire fields or scopes changed, byte by byte. A changed id is a delete and an insert.
-CREATE OR REPLACE FUNCTION {{update_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION {{update_function}}() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off AS $body$
 DECLARE
     v_author text := sync_author();
     v_mutations record := sync_mutations();
@@ -53,7 +64,8 @@ END $body$;
 
 -- name: delete_function
 -- After DELETE, and before TRUNCATE (which has no transition table: there all rows are still in place).
-CREATE OR REPLACE FUNCTION {{delete_function}}() RETURNS trigger LANGUAGE plpgsql AS $body$
+CREATE OR REPLACE FUNCTION {{delete_function}}() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off AS $body$
 DECLARE
     v_author text := sync_author();
     v_mutations record := sync_mutations();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -23,6 +23,7 @@ from sync.wire import INTEGER_SAFE_MAX, Entity, Field
 
 _INTEGER_DIGITS_MAX = 19  # of an integer that travels as a string
 _plain = msgspec.json.Decoder(dict[str, Any])
+_plain_list = msgspec.json.Decoder(list[dict[str, Any]])
 NUL_MESSAGE = "Text may not hold the character NUL or half a character."
 
 
@@ -37,7 +38,27 @@ class Checker:
             "set": _decoder({name: _type(field) for name, field in self.fields.items()}),
             "add": _decoder({name: _type(field, amount=True) for name, field in self.fields.items() if field.counter}),
         }
+        self._set_list = msgspec.json.Decoder(_list_of(self._types["set"].type))
         self._rules = [(name, rules) for name, field in self.fields.items() if (rules := _rules(field))]
+
+    def check_all(self, mutations: Sequence[Mutation]) -> list[Values | list[Error]]:
+        """`check` of many that have one `op`: all together, at half the cost, where nothing is wrong with any."""
+        op = mutations[0].op
+        if op != "delete" and self.entity.declaration.writable and all(m.add is EMPTY for m in mutations):
+            sets = b"[" + b",".join([m.set for m in mutations]) + b"]"
+            if (found := self._sound(sets, self.required if op == "create" else frozenset())) is not None:
+                return [Values(fields, {}) for fields in found]
+        return [self.check(mutation) for mutation in mutations]
+
+    def _sound(self, sets: bytes, required: frozenset[str]) -> list[dict[str, Any]] | None:
+        """The values of a list of `set`s; None where anything is wrong with one of them."""
+        try:
+            self._set_list.decode(sets)
+            found = _plain_list.decode(sets)
+        except (msgspec.ValidationError, RecursionError):
+            return None
+        broken = b"\\u0000" in sets or self._is_broken(found) or not all(required <= fields.keys() for fields in found)
+        return None if broken else found
 
     def check(self, mutation: Mutation) -> Values | list[Error]:
         """The mutation's values, or everything that is wrong with them."""
@@ -74,6 +95,15 @@ class Checker:
             for rule in rules if value is not None else ():
                 if message := rule(value):
                     yield name, message
+
+    def _is_broken(self, all_fields: Iterable[Mapping[str, Any]]) -> bool:
+        return any(
+            rule(value)
+            for name, rules in self._rules
+            for fields in all_fields
+            if (value := fields.get(name)) is not None
+            for rule in rules
+        )
 
     def _explain(self, mutation: Mutation) -> list[Error]:
         """Look at the fields one by one, to tell everything that is wrong."""
@@ -179,6 +209,10 @@ def _target(field: models.Field[Any, Any]) -> models.Field[Any, Any]:
 def _decoder(types: Mapping[str, Any]) -> msgspec.json.Decoder[Any]:
     fields = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in types.items()]
     return msgspec.json.Decoder(msgspec.defstruct("Fields", fields, forbid_unknown_fields=True, gc=False))
+
+
+def _list_of(kind: Any) -> Any:
+    return list[kind]
 
 
 def _rules(field: Field) -> list[Callable[[Any], str | None]]:

@@ -80,6 +80,9 @@ def units_of(candidates: Sequence[Candidate], places: Iterable[int]) -> list[Uni
 
     That is as sent, but a parent that comes later is moved before its child. Raises Interleaved.
     """
+    places = list(places)
+    if not any(candidates[at].references or candidates[at].mutation.group for at in places):
+        return [Unit(None, (at,)) for at in places]
     members: dict[str | int, list[int]] = {}
     for at in places:
         members.setdefault(candidates[at].mutation.group or at, []).append(at)

@@ -46,6 +46,7 @@ def capture_of(entity: Entity) -> Capture:
     names = _function_names(entity.name)
     name = {"entity": literal(entity.name)}
     new = {"new_row": entity.row_sql("n", "r.rev"), "new_scopes": entity.scopes_sql("n")}
+    first = {"first_row": entity.row_sql("n", "1")}
     old = {"old_row": entity.row_sql("o", "r.rev - 1")}
     columns = {"old_columns": entity.columns_sql("o"), "new_columns": entity.columns_sql("n")}
     feed = {"feed": block("capture.sql", "feed_of_captured", **name)}
@@ -56,7 +57,7 @@ def capture_of(entity: Entity) -> Capture:
         )
 
     functions = {
-        "insert": function("insert", "insert", **new),
+        "insert": function("insert", "insert", **new, **first),
         "update": function("update", "update", **new, **old, **columns, **feed),
         "delete": function("delete", "delete", source="old_rows", **old),
         "truncate": function("truncate", "delete", source=entity.table, **old),

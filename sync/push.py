@@ -1,7 +1,8 @@
 """Push: a batch of mutations, in one transaction, set by set; one bad row never blocks the rest."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,13 +13,13 @@ from django.db import DatabaseError, IntegrityError, OperationalError, transacti
 from django.db.models import Model, ProtectedError, RestrictedError
 
 from sync import decide as core
-from sync.checker import checker
+from sync.candidates import candidates_of
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Error, Mutation, error, parse_batch
 from sync.refusal import errors_of
-from sync.sql import array, block, cursor
-from sync.wire import entities, references_of
+from sync.sql import Uuids, array, block, cursor
+from sync.wire import entities
 from sync.write import write_wave
 from syncserver.errors import Problem
 
@@ -57,7 +58,7 @@ def push(pusher: Pusher, body: bytes) -> bytes:
     service_unavailable when other writers were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
-    candidates = [_candidate(mutation) for mutation in batch.mutations]
+    candidates = candidates_of(batch.mutations)
     # The first attempt takes all ids to be new, which they nearly always are, and asks nothing: a mutation or a row
     # that was here before breaks a unique index, and then the second attempt looks everything up.
     for attempt in range(ATTEMPTS_MAX):
@@ -94,14 +95,12 @@ class _Push:
     mutations: Sequence[Mutation]
     candidates: Sequence[Candidate]
     careful: bool
-    digests: list[str] = field(default_factory=list)
     results: dict[int, Result] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     states: dict[RowKey, RowState] = field(default_factory=dict)
     revs: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> list[Result]:
-        self.digests = [candidate.mutation.digest(candidate.values) for candidate in self.candidates]
         repeats = self._find_replays()
         fresh = [at for at in range(len(self.mutations)) if at not in self.results and at not in repeats]
         self._read_states(fresh)
@@ -112,6 +111,11 @@ class _Push:
             self.results[at] = msgspec.structs.replace(self.results[first], replayed=True)
         self._show_rows()
         return [self.results[at] for at in range(len(self.mutations))]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """What each mutation says, by place."""
+        return [candidate.mutation.digest(candidate.values) for candidate in self.candidates]
 
     # --- what is known already ---
 
@@ -124,6 +128,8 @@ class _Push:
                 bound.execute(block("push.sql", "remembered"), {"ids": array(m.id for m in self.mutations)})
                 known = {row[0]: row[1:] for row in bound.fetchall()}
         repeats: dict[int, int] = {}
+        if not known and len({mutation.id for mutation in self.mutations}) == len(self.mutations):
+            return repeats
         first: dict[str, int] = {}
         for at, mutation in enumerate(self.mutations):
             if mutation.id in known:
@@ -153,34 +159,48 @@ class _Push:
         self.states = self._states(keys.union(*({key for _, key in c.references} for c in candidates if c.references)))
         self._read_foreign_revisions(candidates)
 
-    def _states(self, keys: Iterable[RowKey]) -> dict[RowKey, RowState]:
-        return self._read(block("push.sql", "row_states", state=block("push.sql", "state")), list(keys))
+    def _states(self, keys: Collection[RowKey]) -> dict[RowKey, RowState]:
+        if not keys:
+            return {}
+        names, rows = zip(*keys, strict=True)
+        parameters = {"scopes": list(self.pusher.scopes), "entities": array(names), "rows": Uuids(rows)}
+        with cursor() as bound:
+            bound.execute(block("push.sql", "row_states", state=block("push.sql", "state")), parameters)
+            return {
+                RowKey(entity, row): RowState(rev, alive, known) for entity, row, rev, alive, known in bound.fetchall()
+            }
 
-    def _settle(self, wave: Sequence[int], expected: Mapping[RowKey, int]) -> dict[RowKey, RowState]:
+    def _settlement(self, wave: Sequence[int], revs: Mapping[RowKey, int]) -> dict[str, Any]:
+        """The parameters with which the results of a wave are remembered, with the revisions that are expected."""
+        written = [self.mutations[at] for at in wave]
+        return {
+            "device": self.pusher.device,
+            "scopes": list(self.pusher.scopes),
+            "entities": array([mutation.entity for mutation in written]),
+            "rows": Uuids([mutation.row for mutation in written]),
+            "revs": array(revs.values()),
+            "deleted": array(["t" if mutation.op == "delete" else "f" for mutation in written]),
+            "ids": Uuids([mutation.id for mutation in written]),
+            "digests": Uuids([self.digests[at] for at in wave]),
+        }
+
+    def _settle(self, wave: Sequence[int], settlement: Mapping[str, Any]) -> dict[RowKey, RowState]:
         """Remember the results of a wave that was written.
 
         Returns the states of the rows that have another revision than expected, or are outside the device's scopes.
         """
-        sql = block("push.sql", "settle", state=block("push.sql", "state"))
-        return self._read(
-            sql,
-            [self.candidates[at].key for at in wave],
-            device=self.pusher.device,
-            revs=array(expected.values()),
-            ids=array(self.mutations[at].id for at in wave),
-            digests=array(self.digests[at] for at in wave),
-        )
-
-    def _read(self, sql: str, keys: Sequence[RowKey], **more: Any) -> dict[RowKey, RowState]:
-        if not keys:
-            return {}
-        entity_names, rows = zip(*keys, strict=True)
-        parameters = {"scopes": list(self.pusher.scopes), "entities": array(entity_names), "rows": array(rows), **more}
         with cursor() as bound:
-            bound.execute(sql, parameters)
-            return {
-                RowKey(entity, row): RowState(rev, alive, known) for entity, row, rev, alive, known in bound.fetchall()
-            }
+            bound.execute(block("push.sql", "settle"), settlement)
+            states = self._states([RowKey(*found) for found in bound.fetchall()])
+            if states:
+                told = [
+                    (self.mutations[at].id, states[key].rev)
+                    for at in wave
+                    if (key := self.candidates[at].key) in states
+                ]
+                ids, revs = zip(*told, strict=True)
+                bound.execute(block("push.sql", "correct_revisions"), {"ids": Uuids(ids), "revs": array(revs)})
+        return states
 
     def _read_foreign_revisions(self, candidates: Sequence[Candidate]) -> None:
         """Who else wrote: asked only for rows some mutation of which has another base than the row's revision."""
@@ -216,6 +236,8 @@ class _Push:
             try:
                 revs = self._write(verdicts, after)
             except _Refused as refused:
+                if not self.careful:
+                    raise _NotNew from refused
                 failures |= refused.failures
                 continue
             except (DatabaseError, ProtectedError, RestrictedError) as problem:
@@ -250,27 +272,37 @@ class _Push:
         waves = core.waves_of(self.candidates, verdicts)
         if not waves:
             return revs
-        with transaction.atomic():
-            now = dict(self.states)
+        last = {key: state.rev for key, state in self.states.items()}
+        # The first attempt is given up as a whole, so it needs none.
+        with transaction.atomic(savepoint=self.careful):
             for wave in waves:
-                write_wave([self.candidates[at] for at in wave], self.pusher.author)
-                expected = {key: now.get(key, core.NEVER).rev + 1 for key in (self.candidates[at].key for at in wave)}
-                unexpected = self._settle(wave, expected)
-                outside = {}
-                for at in wave:
-                    key, mutation, *_ = self.candidates[at]
-                    found = unexpected.get(key)
-                    revs[at] = found.rev if found else expected[key]
-                    now[key] = after[key] = msgspec.structs.replace(after[key], rev=revs[at])
-                    if found and not found.visible and mutation.op != "delete":
-                        outside[at] = (error("forbidden_scope"),)
-                if outside:
-                    raise _Refused(outside)
+                revs |= self._write_wave(wave, last)
             with cursor() as bound:
                 bound.execute(block("push.sql", "check_constraints"))
                 bound.execute("SET CONSTRAINTS ALL DEFERRED")
             self._clean(waves)
+        after |= {
+            key: msgspec.structs.replace(after[key], rev=rev) for key, rev in last.items() if after[key].rev != rev
+        }
         return revs
+
+    def _write_wave(self, wave: Sequence[int], last: dict[RowKey, int]) -> dict[int, int]:
+        """Write each row at most once; return the new revisions by place, and keep them in `last`. Raises _Refused."""
+        candidates = [self.candidates[at] for at in wave]
+        expected = {candidate.key: last.get(candidate.key, 0) + 1 for candidate in candidates}
+        settlement = write_wave(candidates, self.pusher.author, lambda: self._settlement(wave, expected))
+        unexpected = self._settle(wave, settlement)
+        outside = {
+            at: (error("forbidden_scope"),)
+            for at in (wave if unexpected else ())
+            if self.mutations[at].op != "delete"
+            and (found := unexpected.get(self.candidates[at].key))
+            and not found.visible
+        }
+        if outside:
+            raise _Refused(outside)
+        last |= expected | {key: state.rev for key, state in unexpected.items()}
+        return {at: last[self.candidates[at].key] for at in wave}
 
     def _clean(self, waves: Sequence[Sequence[int]]) -> None:
         """Hold the written rows against their model's own `clean()`, where it has one. Raises _Refused."""
@@ -424,19 +456,3 @@ def _told_by_clean(problem: ValidationError) -> tuple[Error, ...]:
         (None if name == NON_FIELD_ERRORS else name, " ".join(told)) for name, told in problem.message_dict.items()
     )
     return tuple(error("invalid_value" if name else "constraint", name, told) for name, told in named)
-
-
-def _candidate(mutation: Mutation) -> Candidate:
-    key = RowKey(mutation.entity, mutation.row)
-    entity = entities().get(mutation.entity)
-    if entity is None:
-        return Candidate(key, mutation, errors=(error("unknown_entity"),))
-    values = checker(entity).check(mutation)
-    if isinstance(values, list):
-        return Candidate(key, mutation, errors=tuple(values))
-    references = tuple(
-        (field.name, RowKey(field.references, value.lower()))
-        for field in references_of(entity)
-        if field.references and (value := values.fields.get(field.name)) is not None
-    )
-    return Candidate(key, mutation, values, (), references)

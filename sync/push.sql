@@ -16,25 +16,36 @@ SELECT w.entity, w.row_id::text, f.rev, f.alive, f.known
 FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id) {{state}};
 
 -- name: settle
--- After a write: remember the results, and tell of each row that does not have the revision expected of it, or that this
--- device may not know of.
-WITH settled AS MATERIALIZED (
-    SELECT w.*, f.rev, f.alive, f.known
-    FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(revs)s::bigint[], %(ids)s::uuid[], %(digests)s::uuid[])
-         AS w(entity, row_id, expected, id, digest) {{state}}
-), remembered AS (
+-- After a write: remember the results, and tell of each row for which no granted scope shows the state expected of it.
+WITH remembered AS (
     INSERT INTO sync_result (id, device, digest, status, rev)
-    SELECT s.id, %(device)s, s.digest, 'applied', s.rev FROM settled s
+    SELECT w.id, %(device)s, w.digest, 'applied', w.rev
+    FROM unnest(%(ids)s::uuid[], %(digests)s::uuid[], %(revs)s::bigint[]) AS w(id, digest, rev)
 )
-SELECT s.entity, s.row_id::text, s.rev, s.alive, s.known FROM settled s WHERE s.rev <> s.expected OR NOT s.known;
+SELECT e.entity, e.row_id::text
+FROM (
+    SELECT w.entity, w.row_id, w.rev, w.deleted
+    FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(revs)s::bigint[], %(deleted)s::boolean[])
+         AS w(entity, row_id, rev, deleted)
+    EXCEPT -- never by a nested loop, whatever the planner knows of a feed that was empty a moment ago
+    SELECT f.entity, f.row_id, f.rev, f.data IS NULL
+    FROM sync_feed f WHERE f.scope = ANY (%(scopes)s::text[]) AND f.xid = pg_current_xact_id()
+) e;
+
+-- name: correct_revisions
+-- Of results that were remembered with another revision than the row has in fact.
+UPDATE sync_result r SET rev = w.rev
+FROM unnest(%(ids)s::uuid[], %(revs)s::bigint[]) AS w(id, rev) WHERE r.id = w.id AND r.rev <> w.rev;
 
 -- name: state
--- A row's last revision, whether it is there, and whether this device may know of it.
+-- A row's last revision, whether it is there, and whether this device may know of it: it is in a granted scope, or was
+-- when it was deleted.
 CROSS JOIN LATERAL (
-    SELECT max(o.rev) AS rev, bool_or(o.data IS NOT NULL) AS alive, bool_or(o.scope = ANY (%(scopes)s::text[]) AND (
-               o.data IS NOT NULL OR o.rev = (SELECT max(p.rev) FROM sync_feed p
-                                              WHERE p.row_id = w.row_id AND p.entity = w.entity))) AS known
-    FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
+    SELECT max(o.rev) AS rev, bool_or(o.data IS NOT NULL) AS alive,
+           CASE WHEN bool_or(o.data IS NOT NULL) THEN coalesce(bool_or(o.data IS NOT NULL) FILTER (WHERE g.granted), false)
+                ELSE coalesce(max(o.rev) FILTER (WHERE g.granted) = max(o.rev), false) END AS known
+    FROM sync_feed o CROSS JOIN LATERAL (SELECT o.scope = ANY (%(scopes)s::text[]) AS granted) g
+    WHERE o.row_id = w.row_id AND o.entity = w.entity
 ) f
 WHERE f.rev IS NOT NULL
 
@@ -50,9 +61,8 @@ CROSS JOIN LATERAL (SELECT max(o.rev) AS rev FROM sync_feed o WHERE o.row_id = w
 LEFT JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
 GROUP BY w.entity, w.row_id, w.base, f.rev;
 
--- name: insert_rows
-INSERT INTO {{table}} ({{columns}})
-SELECT {{values}} FROM ROWS FROM ({{records}}) AS v;
+-- name: copy_rows
+COPY {{table}} ({{columns}}) FROM STDIN;
 
 -- name: update_rows
 UPDATE {{table}} t SET {{assignments}} FROM ROWS FROM ({{records}}) AS v WHERE t.id = v.id;

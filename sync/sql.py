@@ -1,7 +1,7 @@
 """Hand-written SQL stands in named blocks of `.sql` files: `-- name: one_word`, a comment, the statement."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,10 @@ from typing import Any
 
 import psycopg
 from django.db import connection
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 
+_UUID_OID, _UUID_ARRAY_OID = 2950, 2951
 _BLOCK = re.compile(r"^-- name: (\w+)\n", re.M)
 
 
@@ -44,6 +47,24 @@ def array(values: Iterable[object]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
+class Uuids(bytes):
+    """A PostgreSQL array of uuids in binary form, which PostgreSQL reads at a tenth of the cost of the text."""
+
+    def __new__(cls, ids: Sequence[str]) -> "Uuids":
+        head = (
+            f"0000000100000000{_UUID_OID:08x}{len(ids):08x}00000001"  # dimensions, no NULL, type, length, first index
+        )
+        return super().__new__(cls, bytes.fromhex((head + "".join([f"00000010{id}" for id in ids])).replace("-", "")))
+
+
+class _UuidsDumper(Dumper):
+    format = Format.BINARY
+    oid = _UUID_ARRAY_OID
+
+    def dump(self, obj: Uuids) -> Uuids:
+        return obj
+
+
 @contextmanager
 def cursor() -> Iterator[psycopg.Cursor[Any]]:
     """A cursor for large parameters: they are bound by the server, where Django's would write each into the SQL's text.
@@ -52,4 +73,5 @@ def cursor() -> Iterator[psycopg.Cursor[Any]]:
     """
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as bound:
+        bound.adapters.register_dumper(Uuids, _UuidsDumper)
         yield bound

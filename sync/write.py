@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import msgspec
 from django.db import connection, models
@@ -15,21 +18,30 @@ from sync.decide import Candidate
 from sync.sql import block, cursor, quote
 from sync.wire import Entity, column_of, entities
 
+T = TypeVar("T")
 
-def write_wave(wave: Sequence[Candidate], author: str) -> None:
-    """Write mutations that touch each row at most once. Raises the database's errors, Django's for a kept reference."""
+
+def write_wave(wave: Sequence[Candidate], author: str, meanwhile: Callable[[], T]) -> T:
+    """Write mutations that touch each row at most once, and return what `meanwhile` returns.
+
+    It is called once, while PostgreSQL is busy if that can be. Raises the database's errors, and Django's for a kept
+    reference.
+    """
+    meanwhile = cache(meanwhile)
     by_entity: dict[str, list[Candidate]] = {}
     for candidate in wave:
         by_entity.setdefault(candidate.key.entity, []).append(candidate)
     parents_first = [(entity, by_entity[name]) for name, entity in entities().items() if name in by_entity]
     for entity, candidates in parents_first:
-        _insert(entity, [c for c in candidates if c.mutation.op == "create"], author)
+        _insert(entity, [c for c in candidates if c.mutation.op == "create"], author, meanwhile)
         _update(entity, [c for c in candidates if c.mutation.op == "update"], author)
     for entity, candidates in reversed(parents_first):
         _delete(entity, [c for c in candidates if c.mutation.op == "delete"], author)
+    return meanwhile()
 
 
-def _insert(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
+def _insert(entity: Entity, candidates: Sequence[Candidate], author: str, meanwhile: Callable[[], object]) -> None:
+    """COPY: half the cost of an INSERT from JSON, and PostgreSQL writes the first rows while the last are sent."""
     if not candidates:
         return
     defaults = checker(entity).defaults
@@ -38,16 +50,28 @@ def _insert(entity: Entity, candidates: Sequence[Candidate], author: str) -> Non
     for name in defaults.keys() - fixed.keys():
         for record in records:
             record.setdefault(name, defaults[name]())
-    columns = list(_columns(entity, ["id", *defaults]).values())
-    sql = block(
-        "push.sql",
-        "insert_rows",
-        table=entity.table,
-        columns=", ".join(quote(column_of(column)) for column in columns),
-        values=", ".join(_value(column) for column in columns),
-        records=_recordset("records", columns),
-    )
-    _execute(sql, candidates, author, records=records)
+    columns = _columns(entity, ["id", *defaults])
+    _in_copy_form(columns.values(), records)
+    names = ", ".join(quote(column_of(column)) for column in columns.values())
+    set_author(author, {c.key.row: c.mutation.id for c in candidates})
+    with cursor() as bound, bound.copy(block("push.sql", "copy_rows", table=entity.table, columns=names)) as copy:
+        for row in map(itemgetter(*columns), records):
+            copy.write_row(row)
+        meanwhile()
+
+
+def _in_copy_form(columns: Iterable[models.Field[Any, Any]], records: Iterable[dict[str, Any]]) -> None:
+    """Replace what psycopg would not write as PostgreSQL reads it: JSON, and base64."""
+    for column in columns:
+        if isinstance(column, models.JSONField) or _is_binary(column):
+            convert = b64decode if _is_binary(column) else _json
+            for record in records:
+                if (value := record[column.attname]) is not None:
+                    record[column.attname] = convert(value)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _update(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:

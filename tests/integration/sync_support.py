@@ -134,10 +134,14 @@ def sql(statement: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]
 def history(row: str) -> list[tuple[Any, ...]]:
     """(rev, op, author, old, new) of each change of a row."""
     return sql(
-        "SELECT rev, op, author, old::jsonb::text, new::jsonb::text FROM sync_history WHERE row_id = %s ORDER BY rev", [row]
+        "SELECT rev, op, author, old::jsonb::text, new::jsonb::text FROM sync_history WHERE row_id = %s ORDER BY rev",
+        [row],
     )
 
 
 def feed(row: str) -> dict[str, tuple[int, bool]]:
     """By scope: (rev, whether the row is there) of a row."""
-    return {s: (rev, there) for s, rev, there in sql("SELECT scope, rev, data IS NOT NULL FROM sync_feed WHERE row_id = %s", [row])}
+    return {
+        s: (rev, there)
+        for s, rev, there in sql("SELECT scope, rev, data IS NOT NULL FROM sync_feed WHERE row_id = %s", [row])
+    }

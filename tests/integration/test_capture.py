@@ -136,7 +136,10 @@ def test_capture_author_needs_a_transaction(transactional_db: None) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_capture_writes_each_type_as_the_wire_wants_it() -> None:
-    customer, employee = Customer.objects.create(name="Ä\"\\\n"), Employee.objects.create(number=1, first_name="E", last_name="E")
+    customer, employee = (
+        Customer.objects.create(name='Ä"\\\n'),
+        Employee.objects.create(number=1, first_name="E", last_name="E"),
+    )
     product = Product.objects.create(code="A", name="A", unit_price=Decimal("12.5"), unit_cost=3, discontinued=True)
     order = Order.objects.create(customer=customer, employee=employee, ordered_on="2026-11-21")
     OrderLine.objects.create(order=order, employee=employee, product=product, unit_price=1, quantity=2, discount="0.25")
@@ -145,7 +148,7 @@ def test_capture_writes_each_type_as_the_wire_wants_it() -> None:
     told = device.of("product")[str(product.pk)]
     assert (told["unit_price"], told["units_in_stock"], told["discontinued"]) == ("12.5000", 0, True)
     assert "unit_cost" not in told
-    assert device.of("customer")[str(customer.pk)]["name"] == "Ä\"\\\n"
+    assert device.of("customer")[str(customer.pk)]["name"] == 'Ä"\\\n'
     assert device.of("order")[str(order.pk)]["ordered_on"] == "2026-11-21"
     (line,) = device.of("order_line").values()
     assert (line["order_id"], line["discount"], line["_rev"]) == (str(order.pk), "0.2500", 1)
@@ -181,7 +184,7 @@ def test_migrate_installs_what_is_missing_and_captures_what_was_missed() -> None
 def test_migrate_stamps_anew_exactly_the_rows_whose_wire_form_changed() -> None:
     changed, same = str(contact(note="x").pk), str(contact().pk)
     check_references()
-    sql("UPDATE sync_feed SET data = replace(data, '\"note\":\"x\"', '\"note\":\"old form\"') WHERE row_id = %s", [changed])
+    sql('UPDATE sync_feed SET data = replace(data, \'"note":"x"\', \'"note":"old form"\') WHERE row_id = %s', [changed])
     sql("UPDATE sync_capture SET wire_digest = '' WHERE entity = 'contact'")
     after_migrate()
     assert (feed(changed), feed(same)) == ({"global": (2, True)}, {"global": (1, True)})
@@ -196,7 +199,9 @@ def test_migrate_takes_a_retired_entity_from_all_devices(monkeypatch: pytest.Mon
     monkeypatch.setattr("sync.install.entities", lambda: rest)
     after_migrate()
     assert feed(row) == {"global": (2, False)}
-    assert sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'entities_contact'::regclass AND tgname LIKE 'sync%%'") == [(0,)]
+    assert sql(
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'entities_contact'::regclass AND tgname LIKE 'sync%%'"
+    ) == [(0,)]
 
 
 @pytest.mark.django_db(transaction=True)

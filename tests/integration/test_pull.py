@@ -79,13 +79,15 @@ def test_pull_misses_and_tears_nothing_while_many_write(seed: int) -> None:
     writers = [threading.Thread(target=write_at_random, args=(seed * 10 + n, pair, stop)) for n in range(6)]
     for writer in writers:
         writer.start()
-    chance, until = random.Random(seed), time.monotonic() + 1.5
-    while time.monotonic() < until:
-        device.pull(chance.choice([1, 2, 3, 20, 1_000]))
-        assert len({device.of("customer")[row]["city"] for row in pair}) == 1
-    stop.set()
-    for writer in writers:
-        writer.join()
+    try:
+        chance, until = random.Random(seed), time.monotonic() + 1.5
+        while time.monotonic() < until:
+            device.pull(chance.choice([1, 2, 3, 20, 1_000]))
+            assert len({device.of("customer")[row]["city"] for row in pair}) == 1
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
     device.pull(7)
     held = {row_id: row["note"] for row_id, row in device.of("contact").items()}
     assert held == {str(row.pk): row.note for row in Contact.objects.all()}
@@ -367,7 +369,9 @@ def test_pull_token_older_than_forgotten_deletions_returns_410(settings: Setting
     old, row = TestDevice(), contact()
     old.pull()
     Contact.objects.filter(pk=row).delete()
-    sql("INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))")
+    sql(
+        "INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
+    )
     current = TestDevice()
     current.pull()
     assert prune()["tombstones"] >= 1

@@ -44,12 +44,16 @@ class Device:
     made: dict[str, Made] = field(default_factory=dict)
     outbox_seen: int = 0
 
-    def replica(self, faults: Faults, mailbox: list[httpx.Request], inner: httpx.BaseTransport | None = None) -> Replica:
+    def replica(
+        self, faults: Faults, mailbox: list[httpx.Request], inner: httpx.BaseTransport | None = None
+    ) -> Replica:
         retry_seconds = 0.0 if faults.budget is None else RETRY_SECONDS
         http = Network(inner or self.inner, faults, mailbox)
         return Replica(self.path, http=http, retry_seconds=retry_seconds)
 
-    def edit(self, edit: Edit, rng: Random, employees: list[str], reserved: frozenset[str], invalid: bool) -> str | None:
+    def edit(
+        self, edit: Edit, rng: Random, employees: list[str], reserved: frozenset[str], invalid: bool
+    ) -> str | None:
         """Let the user do something; None where there was nothing to do it with."""
         with closing(self.replica(Faults(rng), []).connect()) as conn:
             what = edit(Desk(conn, rng, employees, reserved))

@@ -125,7 +125,9 @@ def _same(what: str, expected: dict[str, Any] | None, found: dict[str, Any] | No
     if expected is None:
         return
     assert found is not None, f"{what} is not there; it should be {expected}"
-    wrong = {name: (found.get(name), value) for name, value in expected.items() if not _equal(name, found.get(name), value)}
+    wrong = {
+        name: (found.get(name), value) for name, value in expected.items() if not _equal(name, found.get(name), value)
+    }
     assert not wrong and found.keys() == expected.keys(), f"{what}: (has, should have) {wrong}"
 
 
@@ -219,8 +221,11 @@ def check_mutations(devices: Iterable[Device], world: World) -> dict[str, int]:
             assert all((c["entity"], c["row"], c["rev"]) == (*key, rev) for c in written[mutation.id]), name
             if status == "applied" and key not in world.forgotten:
                 _check_applied(name, mutation, rev, written[mutation.id], of_row[key], rows)
-        assert not mutation.add or status == "rejected" or not written[mutation.id] or _added(
-            mutation, written[mutation.id][0]
+        assert (
+            not mutation.add
+            or status == "rejected"
+            or not written[mutation.id]
+            or _added(mutation, written[mutation.id][0])
         ), f"{name}: {written[mutation.id]} is not what it added"
     _check_groups(made.values(), results)
     _check_stock(made.values(), results, rows, world)
@@ -300,9 +305,7 @@ def _check_groups(made: Iterable[Made], results: Mapping[str, tuple[str, Any, An
     assert not halves, f"groups that were applied in part: {halves}"
 
 
-def _check_stock(
-    made: Iterable[Made], results: Mapping[str, tuple[str, Any, Any]], rows: Rows, world: World
-) -> None:
+def _check_stock(made: Iterable[Made], results: Mapping[str, tuple[str, Any, Any]], rows: Rows, world: World) -> None:
     """A product's stock is what it began with and every amount that was acknowledged, each once."""
     entity, field = COUNTER
     sums = dict(world.stock)

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 import psycopg
-from devices.enroll import create_code, revoke
-from devices.grants import grant, revoke_scope
-from devices.models import Device as ServerDevice
 from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.deletion import ProtectedError
 
+from devices.enroll import create_code, revoke
+from devices.grants import grant, revoke_scope
+from devices.models import Device as ServerDevice
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.prune import prune
 from sync.wire import entities
