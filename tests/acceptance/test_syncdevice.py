@@ -1,0 +1,168 @@
+"""The Python SDK against the real server: what an application and a person at the command line see."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from acceptance_support import Server, running_server
+from syncdevice import Busy, DeviceRevoked, NotReachable, Replica
+
+SECONDS_MAX = 60
+
+
+@pytest.fixture
+def phone(server: Server, tmp_path: Path) -> Replica:
+    (code,) = server.codes([["global"]])
+    return Replica.enroll(server.url, code, tmp_path / "phone.db", name="phone")
+
+
+@pytest.fixture
+def tablet(server: Server, tmp_path: Path) -> Replica:
+    (code,) = server.codes([["global"]])
+    return Replica.enroll(server.url, code, tmp_path / "tablet.db", name="tablet")
+
+
+def do(replica: Replica, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    with closing(replica.connect()) as conn:
+        rows = conn.execute(sql, parameters).fetchall()
+        conn.commit()
+        return rows
+
+
+def new_contact(replica: Replica, name: str) -> str:
+    return str(do(replica, "INSERT INTO contact (first_name) VALUES (?) RETURNING id", name)[0][0])
+
+
+def test_sync_brings_an_edit_from_one_device_to_the_other_and_back(phone: Replica, tablet: Replica) -> None:
+    row = new_contact(phone, "Zoë ☃")
+    assert phone.sync().pushed == 1
+    tablet.sync()
+    assert do(tablet, "SELECT first_name, _rev FROM contact WHERE id = ?", row) == [("Zoë ☃", 1)]
+    do(tablet, "DELETE FROM contact WHERE id = ?", row)
+    tablet.sync()
+    changed: dict[str, Any] = {}
+    phone.sync(on_change=changed.update)
+    assert do(phone, "SELECT * FROM contact WHERE id = ?", row) == []
+    assert row in changed["contact"].deleted_ids
+
+
+def test_sync_shows_the_servers_row_on_a_conflict_and_keeps_what_was_entered(phone: Replica, tablet: Replica) -> None:
+    row = new_contact(phone, "first")
+    phone.sync()
+    tablet.sync()
+    do(phone, "UPDATE contact SET note = 'phone' WHERE id = ?", row)
+    do(tablet, "UPDATE contact SET note = 'tablet' WHERE id = ?", row)
+    tablet.sync()
+    assert phone.sync().outcomes == {"conflict": 1}
+    (outcome,) = phone.outcomes("conflict")
+    assert outcome.entered == {"note": "phone"}
+    assert do(phone, "SELECT note FROM contact WHERE id = ?", row) == [("tablet",)]
+
+
+def test_sync_tells_what_was_rejected_and_why_and_the_rest_arrives(phone: Replica, tablet: Replica) -> None:
+    do(phone, "INSERT INTO contact (first_name, email) VALUES ('bad', 'no address')")
+    good = new_contact(phone, "good")
+    assert phone.sync().outcomes == {"rejected": 1}
+    (outcome,) = phone.outcomes("rejected")
+    assert [(told["field"], told["code"]) for told in outcome.errors] == [("email", "invalid_value")]
+    tablet.sync()
+    assert do(tablet, "SELECT first_name FROM contact WHERE id = ?", good) == [("good",)]
+
+
+def test_sync_group_arrives_whole_or_not_at_all(phone: Replica, tablet: Replica) -> None:
+    names = ["x" * 61, "with it"]
+    with closing(phone.connect()) as conn, phone.group(conn):
+        rows = [conn.execute("INSERT INTO contact (first_name) VALUES (?) RETURNING id", [n]).fetchone()[0] for n in names]
+    assert phone.sync().outcomes == {"rejected": 2}
+    tablet.sync()
+    assert do(tablet, "SELECT count(*) FROM contact WHERE id IN (?, ?)", *rows) == [(0,)]
+
+
+@pytest.mark.parametrize("wipe", [False, True])
+def test_sync_of_a_revoked_device_stops_and_wipes_where_asked(server: Server, phone: Replica, wipe: bool) -> None:
+    phone.sync()
+    with server.connect() as database:
+        database.execute(
+            "UPDATE devices_device SET revoked_at = now(), wipe = %s WHERE id = %s", [wipe, phone.status().device]
+        )
+    with pytest.raises(DeviceRevoked):
+        phone.sync()
+    assert Path(phone.path).exists() is not wipe
+
+
+def test_sync_that_is_killed_anywhere_loses_and_doubles_nothing(server: Server, phone: Replica, tablet: Replica) -> None:
+    entered = set()
+    for number in range(8):
+        entered |= {new_contact(phone, f"kill {number}.{n}") for n in range(5)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "syncdevice.cli", "sync", str(phone.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(0.08 + 0.04 * number)
+        process.send_signal(signal.SIGKILL)
+        process.wait(SECONDS_MAX)
+    phone.sync(lock_wait=5)
+    tablet.sync()
+    assert {row for (row,) in do(tablet, "SELECT id FROM contact WHERE first_name LIKE 'kill %'")} == entered
+    assert {rev for (rev,) in do(phone, "SELECT _rev FROM contact WHERE first_name LIKE 'kill %'")} == {1}
+    assert do(phone, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_sync_of_two_processes_on_one_file_exclude_each_other(phone: Replica) -> None:
+    for n in range(200):
+        new_contact(phone, f"two {n}")
+    command = [sys.executable, "-m", "syncdevice.cli", "sync", "--json", str(phone.path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        process.communicate(timeout=SECONDS_MAX)
+    assert {process.returncode for process in processes} <= {0, 6}
+    try:
+        phone.sync()
+    except Busy as error:
+        raise AssertionError("the lock of a process that ended is held") from error
+    assert do(phone, "SELECT count(*), count(_rev), max(_rev) FROM contact WHERE first_name LIKE 'two %'") == [(200, 200, 1)]
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    with running_server(tmp_path / "server") as server:
+        yield server
+
+
+def test_sync_waits_in_the_outbox_while_the_server_is_down(private: Server, tmp_path: Path) -> None:
+    (code,) = private.codes([["global"]])
+    replica = Replica.enroll(private.url, code, tmp_path / "phone.db", name="phone", retry_seconds=0)
+    new_contact(replica, "offline")
+    private.kill()
+    with pytest.raises(NotReachable):
+        replica.sync()
+    assert replica.status().pending == 1
+    private.start()
+    assert replica.sync().pushed == 1
+
+
+def test_command_line_from_enrolment_to_log(server: Server, tmp_path: Path) -> None:
+    file = str(tmp_path / "cli.db")
+    (code,) = server.codes([["global"]])
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "syncdevice.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, stdin=subprocess.DEVNULL)
+
+    assert run("enroll", server.url, code, file, "--name", "CLI").returncode == 0
+    assert run("enroll", server.url, code, str(tmp_path / "again.db"), "--name", "CLI").returncode == 5
+    assert run("sync", file).returncode == 0
+    do(Replica(file), "INSERT INTO contact (first_name, email) VALUES ('bad', 'no address')")
+    assert json.loads(run("status", file, "--json").stdout)["pending"] == 1
+    assert "1" in run("sync", file).stdout
+    assert "email" in run("log", file).stdout
