@@ -1,0 +1,125 @@
+"""What becomes of a mutation: each cell of operation, state of the row and base, and the laws of groups and order."""
+
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sync.decide import NEVER, Candidate, Interleaved, RowKey, RowState, decide, units_of, waves_of
+from sync.mutation import Mutation, Values, error
+
+ROW = "00000000-0000-0000-0000-000000000001"
+HERE = RowState(rev=3, alive=True, known=True)
+CHANGED = RowState(rev=3, alive=True, known=True, foreign_rev=3)
+OWN = RowState(rev=3, alive=True, known=True, foreign_rev=1)
+HIDDEN = RowState(rev=3, alive=True, known=False, foreign_rev=3)
+GONE = RowState(rev=3, alive=False, known=True, foreign_rev=3)
+GONE_BY_DEVICE = RowState(rev=3, alive=False, known=True, foreign_rev=1, deleted_by_device=True)
+GONE_ELSEWHERE = RowState(rev=3, alive=False, known=False, foreign_rev=3)
+
+Op = Literal["create", "update", "delete"]
+
+
+def candidate(
+    op: Op, base: int | None = None, row: str = ROW, group: str | None = None, amounts: Any = None, parent: str | None = None
+) -> Candidate:
+    values = Values({} if amounts or op == "delete" else {"name": "x"}, amounts or {})
+    references = (("parent_id", RowKey("thing", parent)),) if parent else ()
+    mutation = Mutation(id=ROW, entity="thing", row=row, op=op, base=base, group=group)
+    return Candidate(RowKey("thing", row), mutation, values, (), references)
+
+
+def number(n: int) -> str:
+    return f"00000000-0000-0000-0000-{n:012}"
+
+
+# operation, base, state of the row → status (write: it is applied)
+CELLS: list[tuple[Op, int | None, RowState, str]] = [
+    ("create", None, NEVER, "write"),
+    ("create", None, HERE, "conflict"),
+    ("create", None, HIDDEN, "rejected"),  # the id is taken by a row that the device may not see
+    ("create", None, GONE, "write"),  # it comes back
+    ("create", None, GONE_ELSEWHERE, "write"),
+    ("update", 3, HERE, "write"),  # the base is the revision
+    ("update", 2, CHANGED, "conflict"),  # somebody else wrote after the base
+    ("update", 2, OWN, "write"),  # only the device itself did
+    ("update", None, OWN, "conflict"),  # somebody else made the row
+    ("update", 9, OWN, "conflict"),  # a base that the server never gave
+    ("update", 3, NEVER, "rejected"),
+    ("update", 3, HIDDEN, "rejected"),
+    ("update", 2, GONE, "conflict"),
+    ("update", 2, GONE_BY_DEVICE, "rejected"),
+    ("update", 2, GONE_ELSEWHERE, "rejected"),
+    ("delete", 3, HERE, "write"),
+    ("delete", 2, CHANGED, "conflict"),
+    ("delete", 2, OWN, "write"),
+    ("delete", 2, GONE, "applied"),  # both want it gone
+    ("delete", 3, NEVER, "rejected"),
+    ("delete", 3, HIDDEN, "rejected"),
+    ("delete", 2, GONE_ELSEWHERE, "rejected"),
+]
+
+
+@pytest.mark.parametrize(("op", "base", "state", "status"), CELLS)
+def test_decide_each_cell(op: Op, base: int | None, state: RowState, status: str) -> None:
+    one = [candidate(op, base)]
+    verdicts, _ = decide(one, units_of(one, [0]), {one[0].key: state}, {})
+    assert verdicts[0].status == status
+
+
+@pytest.mark.parametrize("state", [HERE, CHANGED, OWN])
+def test_decide_amounts_never_conflict(state: RowState) -> None:
+    one = [candidate("update", 1, amounts={"stock": 1})]
+    assert decide(one, units_of(one, [0]), {one[0].key: state}, {})[0][0].status == "write"
+
+
+def test_decide_a_missing_parent_brings_down_all_that_hangs_on_it() -> None:
+    chain = [candidate("create", row=number(n), parent=number(n - 1)) for n in range(1, 5)]
+    verdicts, _ = decide(chain, units_of(chain, range(4)), {}, {})
+    assert {verdict.status for verdict in verdicts.values()} == {"rejected"}
+    assert {told.code for verdict in verdicts.values() for told in verdict.errors} == {"missing_reference"}
+
+
+def test_decide_a_failure_in_a_group_fails_the_group_and_what_refers_to_it() -> None:
+    some = [
+        candidate("create", row=number(1), group=number(9)),
+        candidate("create", row=number(2), group=number(9)),
+        candidate("create", row=number(3), parent=number(1)),
+        candidate("create", row=number(4)),
+    ]
+    verdicts, _ = decide(some, units_of(some, range(4)), {}, {1: (error("unique"),)})
+    assert [verdicts[at].status for at in range(4)] == ["rejected", "rejected", "rejected", "write"]
+    assert [verdicts[at].errors[0].code for at in range(3)] == ["group_failed", "unique", "missing_reference"]
+
+
+def test_units_put_a_parent_before_its_child_also_in_a_long_chain_backwards() -> None:
+    count = 3_000
+    chain = [candidate("create", row=number(n), parent=number(n + 1)) for n in range(count)]
+    order = [unit.members[0] for unit in units_of(chain, range(count))]
+    assert order == list(reversed(range(count)))
+
+
+def test_units_leave_a_circle_of_parents_as_it_comes() -> None:
+    circle = [candidate("create", row=number(n), parent=number(1 - n)) for n in range(2)]
+    assert len(units_of(circle, range(2))) == 2
+
+
+def test_units_refuse_a_group_around_another_change_of_its_row() -> None:
+    some = [candidate("update", 1, group=number(9)), candidate("update", 1), candidate("update", 1, group=number(9))]
+    with pytest.raises(Interleaved):
+        units_of(some, range(3))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["create", "update", "delete"])), max_size=30))
+def test_waves_hold_each_row_once_and_keep_the_order_of_each_rows_changes(steps: list[tuple[int, Op]]) -> None:
+    some = [candidate(op, None, number(row)) for row, op in steps]
+    verdicts, after = decide(some, units_of(some, range(len(some))), {}, {})
+    waves = waves_of(some, verdicts)
+    for wave in waves:
+        assert len({some[at].key for at in wave}) == len(wave)
+    for key in {one.key for one in some}:
+        written = [at for wave in waves for at in wave if some[at].key == key]
+        assert written == sorted(at for at, verdict in verdicts.items() if verdict.status == "write" and some[at].key == key)
+        alive = bool(written) and some[written[-1]].mutation.op != "delete"
+        assert after.get(key, NEVER).visible == alive
