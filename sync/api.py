@@ -10,8 +10,9 @@ from devices.authentication import bearer_hash, device_of, seen
 from sync import openapi
 from sync.health import readiness
 from sync.pull import pull
-from sync.push import Pusher, push
+from sync.push import push
 from sync.schema import schema_as
+from sync.settle import Pusher
 from syncserver.errors import Problem
 from syncserver.http import WhateverAccepted
 

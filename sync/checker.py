@@ -43,22 +43,31 @@ class Checker:
 
     def check_all(self, mutations: Sequence[Mutation]) -> list[Values | list[Error]]:
         """`check` of many that have one `op`: all together, at half the cost, where nothing is wrong with any."""
-        op = mutations[0].op
-        if op != "delete" and self.entity.declaration.writable and all(m.add is EMPTY for m in mutations):
-            sets = b"[" + b",".join([m.set for m in mutations]) + b"]"
-            if (found := self._sound(sets, self.required if op == "create" else frozenset())) is not None:
+        if mutations[0].op != "delete" and self.entity.declaration.writable and all(m.add is EMPTY for m in mutations):
+            sets = joined_sets(mutations)
+            try:
+                found = plain_values(sets)
+            except RecursionError:
+                found = []
+            if found and self.are_sound(mutations[0].op, sets, found):
                 return [Values(fields, {}) for fields in found]
         return [self.check(mutation) for mutation in mutations]
 
-    def _sound(self, sets: bytes, required: frozenset[str]) -> list[dict[str, Any]] | None:
-        """The values of a list of `set`s; None where anything is wrong with one of them."""
+    def are_sound(self, op: str, sets: bytes, fields: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether nothing at all is wrong with the `set`s of creates or updates, which `plain_values` read."""
         try:
             self._set_list.decode(sets)
-            found = _plain_list.decode(sets)
         except (msgspec.ValidationError, RecursionError):
-            return None
-        broken = b"\\u0000" in sets or self._is_broken(found) or not all(required <= fields.keys() for fields in found)
-        return None if broken else found
+            return False
+        if b"\\u0000" in sets or (op == "create" and not all(self.required <= found.keys() for found in fields)):
+            return False
+        return not any(
+            rule(value)
+            for name, rules in self._rules
+            for found in fields
+            if (value := found.get(name)) is not None
+            for rule in rules
+        )
 
     def check(self, mutation: Mutation) -> Values | list[Error]:
         """The mutation's values, or everything that is wrong with them."""
@@ -95,15 +104,6 @@ class Checker:
             for rule in rules if value is not None else ():
                 if message := rule(value):
                     yield name, message
-
-    def _is_broken(self, all_fields: Iterable[Mapping[str, Any]]) -> bool:
-        return any(
-            rule(value)
-            for name, rules in self._rules
-            for fields in all_fields
-            if (value := fields.get(name)) is not None
-            for rule in rules
-        )
 
     def _explain(self, mutation: Mutation) -> list[Error]:
         """Look at the fields one by one, to tell everything that is wrong."""
@@ -143,6 +143,16 @@ class Checker:
         """What every update sets as well (`auto_now`), by field name."""
         concrete = self.entity.model._meta.concrete_fields
         return {f.attname: _default(f) for f in concrete if getattr(f, "auto_now", False)}
+
+
+def joined_sets(mutations: Iterable[Mutation]) -> bytes:
+    """The `set`s of mutations as one JSON array."""
+    return b"[" + b",".join([mutation.set for mutation in mutations]) + b"]"
+
+
+def plain_values(sets: bytes) -> list[dict[str, Any]]:
+    """The members of an array of objects, in wire form. Raises RecursionError."""
+    return _plain_list.decode(sets)
 
 
 @cache

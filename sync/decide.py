@@ -38,7 +38,7 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
 NEVER = RowState()
 
 
-class Candidate(NamedTuple):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A mutation with its checked values, or with what was wrong with it already."""
 
     key: RowKey

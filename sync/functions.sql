@@ -85,6 +85,11 @@ BEGIN
     lane := p_lane; xid := p_xid; seq := p_seq;
     row_count := 0;
     has_more := false;
+    IF NOT granting <@ v_granted THEN
+        -- A scope was revoked while the run went on. Begin it anew, as if all of that scope had been read: its rows go.
+        held := held || ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(v_granted || held));
+        target := v_now; granting := v_granted; lane := 1; xid := '0'; seq := 0;
+    END IF;
     <<runs>> LOOP
         v_lost := ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(granting) ORDER BY 1);
         v_kept := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(granting) ORDER BY 1);
@@ -96,9 +101,7 @@ BEGIN
             v_ranges := CASE v_kind
                 WHEN 'kept' THEN ARRAY(SELECT pg_snapshot_xip(base) ORDER BY 1) || pg_snapshot_xmax(base)
                 ELSE ARRAY['0'::xid8] END;
-            -- A scope that was revoked while the run went on is told of no more; the next run takes its rows away.
-            WHILE v_kind = 'lost' OR v_lanes[lane] = ANY (v_granted) LOOP
-                EXIT WHEN cardinality(v_ranges) = 0;
+            WHILE cardinality(v_ranges) > 0 LOOP
                 v_low := v_ranges[1];
                 v_high := CASE WHEN cardinality(v_ranges) > 1 THEN v_low ELSE '18446744073709551615'::xid8 END;
                 v_ranges := v_ranges[2:];
@@ -110,9 +113,11 @@ BEGIN
                         SELECT f.entity, f.row_id, f.xid, f.seq, CASE WHEN v_kind <> 'lost' THEN f.data END AS data
                         FROM sync_feed f
                         WHERE f.scope = v_lanes[lane] AND f.xid <= v_high
-                          AND (f.xid, f.seq) > (sync_pull.xid, sync_pull.seq) AND pg_visible_in_snapshot(f.xid, target)
+                          AND (f.xid, f.seq) > (sync_pull.xid, sync_pull.seq)
+                          -- What changed since the target is told by the next run, but nobody reads a lost scope again.
+                          AND (v_kind = 'lost' OR pg_visible_in_snapshot(f.xid, target))
                           AND (v_kind = 'kept' OR f.data IS NOT NULL
-                               OR v_kind = 'lost' AND NOT pg_visible_in_snapshot(f.xid, base))
+                               OR v_kind = 'lost' AND (base IS NULL OR NOT pg_visible_in_snapshot(f.xid, base)))
                         ORDER BY f.xid, f.seq LIMIT p_rows - row_count
                     ), sized AS (
                         SELECT e.*, row_number() OVER w AS place, octet_length(coalesce(e.data, '')) + 40 AS own,
@@ -125,7 +130,7 @@ BEGIN
                                 SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
                                 AND (o.scope = ANY (granting) AND o.data IS NOT NULL
                                      OR o.scope = ANY (v_lanes[:lane - 1]) AND (v_kind = 'lost' OR o.data IS NULL)
-                                        AND (o.data IS NOT NULL OR NOT pg_visible_in_snapshot(o.xid, base))))
+                                        AND (o.data IS NOT NULL OR base IS NULL OR NOT pg_visible_in_snapshot(o.xid, base))))
                             -- A row in several scopes is told by the first of them.
                             WHEN lane > 1 AND s.entity = ANY (p_many_scoped) THEN NOT EXISTS (
                                 SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -108,10 +108,9 @@ def parse_batch(body: bytes, mutations_max: int) -> Batch:
         raise Problem(
             "batch_too_large", f"A batch holds at most {mutations_max} mutations, not {len(batch.mutations)}."
         )
-    for name in ("set", "add"):
-        for at, raw in enumerate([getattr(mutation, name) for mutation in batch.mutations]):
-            if raw is not EMPTY and bytes(raw)[:1] != b"{":
-                raise Problem("invalid_request", f"`{name}` of mutation {batch.mutations[at].id} must be an object.")
+    for mutation in batch.mutations:
+        if bytes(mutation.set)[:1] != b"{" or (mutation.add is not EMPTY and bytes(mutation.add)[:1] != b"{"):
+            raise Problem("invalid_request", f"`set` and `add` of mutation {mutation.id} must be objects.")
     return batch
 
 
@@ -149,7 +148,7 @@ def _without_lone_surrogates(escapes: re.Match[bytes]) -> bytes:
     return b"".join(units)
 
 
-class Values(NamedTuple):
+class Values(msgspec.Struct, frozen=True, gc=False):
     """The checked content of a mutation in wire form, by field name."""
 
     fields: Mapping[str, Any]

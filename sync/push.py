@@ -4,20 +4,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 from django.conf import settings
-from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import DatabaseError, IntegrityError, OperationalError, transaction
-from django.db.models import Model, ProtectedError, RestrictedError
+from django.db.models import ProtectedError, RestrictedError
 
 from sync import decide as core
 from sync.candidates import candidates_of
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Error, Mutation, error, parse_batch
+from sync.push_new import NotNew, push_new
 from sync.refusal import errors_of
+from sync.settle import Pusher, broken_by_clean, settle, settlement, states_of
 from sync.sql import Uuids, array, block, cursor
 from sync.wire import entities
 from sync.write import write_wave
@@ -39,45 +40,53 @@ class Result(msgspec.Struct, omit_defaults=True, gc=False):
     replayed: bool = False
 
 
-@dataclass(frozen=True)
-class Pusher:
-    """Who pushes: the device and the scopes granted to it."""
-
-    device: UUID
-    scopes: Sequence[str]
-
-    @property
-    def author(self) -> str:
-        return f"device:{self.device}"
-
-
 def push(pusher: Pusher, body: bytes) -> bytes:
     """Apply a push request's body and return the answer's body; when it returns, everything it reports is committed.
 
     Raises Problem: invalid_json, invalid_request, unknown_field, batch_too_large (nothing was applied), and
     service_unavailable when other writers were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
     """
-    batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
-    candidates = candidates_of(batch.mutations)
-    # The first attempt takes all ids to be new, which they nearly always are, and asks nothing: a mutation or a row
-    # that was here before breaks a unique index, and then the second attempt looks everything up.
-    for attempt in range(ATTEMPTS_MAX):
+    mutations = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX).mutations
+    results = _short_way(pusher, mutations) or _long_way(pusher, mutations)
+    return msgspec.json.encode({"results": results})
+
+
+def _short_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result] | None:
+    """The results of new rows; None where there is anything else, or anything wrong."""
+    try:
+        with transaction.atomic():
+            revs = push_new(pusher, mutations)
+    except OperationalError as problem:
+        if not _lost_race(problem):
+            raise
+        return None
+    except (NotNew, core.Interleaved, DatabaseError):
+        return None
+    return [Result(mutation.id, "applied", rev) for mutation, rev in zip(mutations, revs, strict=True)]
+
+
+def _long_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result]:
+    candidates = candidates_of(mutations)
+    for _ in range(ATTEMPTS_MAX):
         try:
             with transaction.atomic():
-                results = _Push(pusher, batch.mutations, candidates, careful=attempt > 0).run()
-            return msgspec.json.encode({"results": results})
+                return _Push(pusher, mutations, candidates).run()
         except core.Interleaved as group:
             raise Problem("invalid_request", f"Group {group} encloses another change of one of its rows.") from None
-        except _NotNew:
+        except _Raced:
             continue
         except OperationalError as problem:
-            if getattr(problem.__cause__, "sqlstate", None) not in LOST_RACES:
+            if not _lost_race(problem):
                 raise
     raise Problem("service_unavailable", "Other writers were in the way; nothing was applied.", retry_after_seconds=1)
 
 
-class _NotNew(Exception):
-    """Something that was taken to be new may not be."""
+def _lost_race(problem: OperationalError) -> bool:
+    return getattr(problem.__cause__, "sqlstate", None) in LOST_RACES
+
+
+class _Raced(Exception):
+    """Another device pushed a mutation of the same id at the same moment."""
 
 
 class _Refused(Exception):
@@ -94,7 +103,6 @@ class _Push:
     pusher: Pusher
     mutations: Sequence[Mutation]
     candidates: Sequence[Candidate]
-    careful: bool
     results: dict[int, Result] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     states: dict[RowKey, RowState] = field(default_factory=dict)
@@ -122,14 +130,10 @@ class _Push:
     def _find_replays(self) -> dict[int, int]:
         """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
         with cursor() as bound:
-            bound.execute(block("push.sql", "lock_device"), {"device": self.pusher.device})
-            known = {}
-            if self.careful:
-                bound.execute(block("push.sql", "remembered"), {"ids": array(m.id for m in self.mutations)})
-                known = {row[0]: row[1:] for row in bound.fetchall()}
+            bound.execute(block("push.sql", "lock_device"), self.pusher.lock)
+            bound.execute(block("push.sql", "remembered"), {"ids": Uuids([m.id for m in self.mutations])})
+            known = {row[0]: row[1:] for row in bound.fetchall()}
         repeats: dict[int, int] = {}
-        if not known and len({mutation.id for mutation in self.mutations}) == len(self.mutations):
-            return repeats
         first: dict[str, int] = {}
         for at, mutation in enumerate(self.mutations):
             if mutation.id in known:
@@ -155,52 +159,9 @@ class _Push:
                 bound.execute(
                     block("push.sql", "lock_rows", table=entities()[name].table), {"rows": array(changed[name])}
                 )
-        keys = {candidate.key for candidate in candidates if self.careful or candidate.mutation.op != "create"}
-        self.states = self._states(keys.union(*({key for _, key in c.references} for c in candidates if c.references)))
+        keys = {candidate.key for candidate in candidates} | {key for c in candidates for _, key in c.references}
+        self.states = states_of(self.pusher, keys)
         self._read_foreign_revisions(candidates)
-
-    def _states(self, keys: Collection[RowKey]) -> dict[RowKey, RowState]:
-        if not keys:
-            return {}
-        names, rows = zip(*keys, strict=True)
-        parameters = {"scopes": list(self.pusher.scopes), "entities": array(names), "rows": Uuids(rows)}
-        with cursor() as bound:
-            bound.execute(block("push.sql", "row_states", state=block("push.sql", "state")), parameters)
-            return {
-                RowKey(entity, row): RowState(rev, alive, known) for entity, row, rev, alive, known in bound.fetchall()
-            }
-
-    def _settlement(self, wave: Sequence[int], revs: Mapping[RowKey, int]) -> dict[str, Any]:
-        """The parameters with which the results of a wave are remembered, with the revisions that are expected."""
-        written = [self.mutations[at] for at in wave]
-        return {
-            "device": self.pusher.device,
-            "scopes": list(self.pusher.scopes),
-            "entities": array([mutation.entity for mutation in written]),
-            "rows": Uuids([mutation.row for mutation in written]),
-            "revs": array(revs.values()),
-            "deleted": array(["t" if mutation.op == "delete" else "f" for mutation in written]),
-            "ids": Uuids([mutation.id for mutation in written]),
-            "digests": Uuids([self.digests[at] for at in wave]),
-        }
-
-    def _settle(self, wave: Sequence[int], settlement: Mapping[str, Any]) -> dict[RowKey, RowState]:
-        """Remember the results of a wave that was written.
-
-        Returns the states of the rows that have another revision than expected, or are outside the device's scopes.
-        """
-        with cursor() as bound:
-            bound.execute(block("push.sql", "settle"), settlement)
-            states = self._states([RowKey(*found) for found in bound.fetchall()])
-            if states:
-                told = [
-                    (self.mutations[at].id, states[key].rev)
-                    for at in wave
-                    if (key := self.candidates[at].key) in states
-                ]
-                ids, revs = zip(*told, strict=True)
-                bound.execute(block("push.sql", "correct_revisions"), {"ids": Uuids(ids), "revs": array(revs)})
-        return states
 
     def _read_foreign_revisions(self, candidates: Sequence[Candidate]) -> None:
         """Who else wrote: asked only for rows some mutation of which has another base than the row's revision."""
@@ -236,15 +197,13 @@ class _Push:
             try:
                 revs = self._write(verdicts, after)
             except _Refused as refused:
-                if not self.careful:
-                    raise _NotNew from refused
                 failures |= refused.failures
                 continue
             except (DatabaseError, ProtectedError, RestrictedError) as problem:
                 if isinstance(problem, OperationalError):
                     raise
-                if not self.careful or _names(problem, "sync_result_pkey"):
-                    raise _NotNew from problem
+                if _names(problem, "sync_result_pkey"):
+                    raise _Raced from problem
                 if len(units) > 1:
                     middle = len(units) // 2
                     self._apply(units[:middle])
@@ -273,14 +232,16 @@ class _Push:
         if not waves:
             return revs
         last = {key: state.rev for key, state in self.states.items()}
-        # The first attempt is given up as a whole, so it needs none.
-        with transaction.atomic(savepoint=self.careful):
+        with transaction.atomic():
             for wave in waves:
                 revs |= self._write_wave(wave, last)
             with cursor() as bound:
                 bound.execute(block("push.sql", "check_constraints"))
                 bound.execute("SET CONSTRAINTS ALL DEFERRED")
-            self._clean(waves)
+            # A row's last write is the one to blame.
+            written = {self.candidates[at].key: at for wave in waves for at in wave}
+            if broken := broken_by_clean([self.candidates[at] for at in written.values()]):
+                raise _Refused({written[key]: errors for key, errors in broken.items()})
         after |= {
             key: msgspec.structs.replace(after[key], rev=rev) for key, rev in last.items() if after[key].rev != rev
         }
@@ -290,38 +251,20 @@ class _Push:
         """Write each row at most once; return the new revisions by place, and keep them in `last`. Raises _Refused."""
         candidates = [self.candidates[at] for at in wave]
         expected = {candidate.key: last.get(candidate.key, 0) + 1 for candidate in candidates}
-        settlement = write_wave(candidates, self.pusher.author, lambda: self._settlement(wave, expected))
-        unexpected = self._settle(wave, settlement)
+        digests = [self.digests[at] for at in wave]
+        prepared = write_wave(
+            candidates, self.pusher.author, lambda: settlement(self.pusher, candidates, digests, expected.values())
+        )
+        unexpected = settle(self.pusher, candidates, prepared)
         outside = {
             at: (error("forbidden_scope"),)
-            for at in (wave if unexpected else ())
-            if self.mutations[at].op != "delete"
-            and (found := unexpected.get(self.candidates[at].key))
-            and not found.visible
+            for at, candidate in (zip(wave, candidates, strict=True) if unexpected else ())
+            if candidate.mutation.op != "delete" and (found := unexpected.get(candidate.key)) and not found.visible
         }
         if outside:
             raise _Refused(outside)
         last |= expected | {key: state.rev for key, state in unexpected.items()}
-        return {at: last[self.candidates[at].key] for at in wave}
-
-    def _clean(self, waves: Sequence[Sequence[int]]) -> None:
-        """Hold the written rows against their model's own `clean()`, where it has one. Raises _Refused."""
-        refused: dict[int, tuple[Error, ...]] = {}
-        last = {
-            self.candidates[at].key: at for wave in waves for at in wave if self.candidates[at].mutation.op != "delete"
-        }
-        for name in {key.entity for key in last}:
-            model = entities()[name].model
-            if model.clean is Model.clean:
-                continue
-            places = {key.row: at for key, at in last.items() if key.entity == name}
-            for row, instance in model._default_manager.in_bulk(list(places)).items():
-                try:
-                    instance.clean()
-                except ValidationError as problem:
-                    refused[places[row]] = _told_by_clean(problem)
-        if refused:
-            raise _Refused(refused)
+        return {at: last[candidate.key] for at, candidate in zip(wave, candidates, strict=True)}
 
     # --- the answer ---
 
@@ -391,7 +334,7 @@ class _Push:
                 with cursor() as bound:
                     bound.execute(block("push.sql", "remember"), parameters)
             except IntegrityError as problem:
-                raise _NotNew from problem
+                raise _Raced from problem
 
     def _store_conflicts(self, places: Sequence[int]) -> None:
         if not places:
@@ -400,7 +343,8 @@ class _Push:
         bases = self._base_values(places)
         records = []
         for at in places:
-            key, mutation, values, *_ = self.candidates[at]
+            candidate = self.candidates[at]
+            key, mutation, values = candidate.key, candidate.mutation, candidate.values
             row = rows.get(key)
             server = msgspec.json.decode(row) if row else None
             names = [*values.fields, *values.amounts] or [name for name in server or {} if name not in {"id", "_rev"}]
@@ -447,12 +391,3 @@ def _replayed(mutation: Mutation, status: str, rev: int | None, conflict: str | 
 
 def _reused(mutation: Mutation) -> Result:
     return Result(mutation.id, "rejected", errors=(error("id_reused", "id"),))
-
-
-def _told_by_clean(problem: ValidationError) -> tuple[Error, ...]:
-    if not hasattr(problem, "error_dict"):
-        return (error("constraint", None, " ".join(problem.messages)),)
-    named = (
-        (None if name == NON_FIELD_ERRORS else name, " ".join(told)) for name, told in problem.message_dict.items()
-    )
-    return tuple(error("invalid_value" if name else "constraint", name, told) for name, told in named)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from acceptance_support import fresh_database
-from test_quickstart import copy_of_the_project
+from tests.acceptance.acceptance_support import fresh_database
+from tests.acceptance.test_quickstart import copy_of_the_project
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_MAX = 120
@@ -26,7 +26,8 @@ customer = Customer.objects.create(name="C")
 Visit.objects.create(customer=customer, employee=employee, made_at="2026-11-21T09:00:00Z", note="from the server")
 values = {{"customer_id": str(customer.pk), "employee_id": str(employee.pk), "made_at": "2026-11-21T10:00:00.5+01:00"}}
 mutation = {{"id": str(uuid.uuid4()), "entity": "visit", "row": str(uuid.uuid4()), "op": "create", "set": values}}
-print(Client().post("/sync/push", {{"mutations": [mutation]}}, "application/json", headers=headers).json()["results"][0]["status"])
+answer = Client().post("/sync/push", {{"mutations": [mutation]}}, "application/json", headers=headers)
+print(answer.json()["results"][0]["status"])
 for row in Client().get("/sync/pull", headers=headers).json()["changes"]["visit"]["upserts"]:
     print(row["made_at"], row["note"], row["approved"], row["_rev"])
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acceptance_support import Server, running_server
+from tests.acceptance.acceptance_support import Server, running_server
 from syncdevice import Busy, DeviceRevoked, NotReachable, Replica
 
 SECONDS_MAX = 60
@@ -79,7 +79,9 @@ def test_sync_tells_what_was_rejected_and_why_and_the_rest_arrives(phone: Replic
 def test_sync_group_arrives_whole_or_not_at_all(phone: Replica, tablet: Replica) -> None:
     names = ["x" * 61, "with it"]
     with closing(phone.connect()) as conn, phone.group(conn):
-        rows = [conn.execute("INSERT INTO contact (first_name) VALUES (?) RETURNING id", [n]).fetchone()[0] for n in names]
+        rows = [
+            conn.execute("INSERT INTO contact (first_name) VALUES (?) RETURNING id", [n]).fetchone()[0] for n in names
+        ]
     assert phone.sync().outcomes == {"rejected": 2}
     tablet.sync()
     assert do(tablet, "SELECT count(*) FROM contact WHERE id IN (?, ?)", *rows) == [(0,)]
@@ -97,7 +99,9 @@ def test_sync_of_a_revoked_device_stops_and_wipes_where_asked(server: Server, ph
     assert Path(phone.path).exists() is not wipe
 
 
-def test_sync_that_is_killed_anywhere_loses_and_doubles_nothing(server: Server, phone: Replica, tablet: Replica) -> None:
+def test_sync_that_is_killed_anywhere_loses_and_doubles_nothing(
+    server: Server, phone: Replica, tablet: Replica
+) -> None:
     entered = set()
     for number in range(8):
         entered |= {new_contact(phone, f"kill {number}.{n}") for n in range(5)}
@@ -129,7 +133,9 @@ def test_sync_of_two_processes_on_one_file_exclude_each_other(phone: Replica) ->
         phone.sync()
     except Busy as error:
         raise AssertionError("the lock of a process that ended is held") from error
-    assert do(phone, "SELECT count(*), count(_rev), max(_rev) FROM contact WHERE first_name LIKE 'two %'") == [(200, 200, 1)]
+    assert do(phone, "SELECT count(*), count(_rev), max(_rev) FROM contact WHERE first_name LIKE 'two %'") == [
+        (200, 200, 1)
+    ]
 
 
 @pytest.fixture

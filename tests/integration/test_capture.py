@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection, transaction
-from sync_support import CONTACT, TestDevice, feed, history, new_id, other_connection, sql
+from tests.integration.sync_support import CONTACT, TestDevice, feed, history, new_id, other_connection, sql
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.capture import authored

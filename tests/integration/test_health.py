@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 from pytest_django import Settings
-from sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
+from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
 from sync.prune import prune
 

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
-from sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
+from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
 from entities.models import Contact, Customer, Employee, Order
 from sync.prune import prune
@@ -370,7 +370,8 @@ def test_pull_token_older_than_forgotten_deletions_returns_410(settings: Setting
     old.pull()
     Contact.objects.filter(pk=row).delete()
     sql(
-        "INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
+        "INSERT INTO sync_tick (at, horizon) "
+        "VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
     )
     current = TestDevice()
     current.pull()

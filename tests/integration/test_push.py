@@ -5,7 +5,18 @@ import threading
 from typing import Any
 
 import pytest
-from sync_support import TestDevice, create, delete, feed, history, new_id, other_connection, sql, update
+from pytest_django import Settings
+from tests.integration.sync_support import (
+    TestDevice,
+    create,
+    delete,
+    feed,
+    history,
+    new_id,
+    other_connection,
+    sql,
+    update,
+)
 
 from devices.models import Device
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
@@ -510,3 +521,15 @@ def test_push_never_tells_a_hidden_field() -> None:
     assert "unit_cost" not in str(answers[0])
     assert codes(answers[1]) == [("unit_cost", "unknown_field")]
     assert Device.objects.count() == 1
+
+
+@pytest.mark.protocol("U1")
+def test_push_that_waits_too_long_for_another_writer_returns_503_and_applies_nothing(settings: Settings) -> None:
+    settings.SYNC_PUSH_LOCK_SECONDS_MAX = 1
+    device, row = TestDevice(), str(Contact.objects.create(first_name="A").pk)
+    with other_connection() as other:
+        other.execute("UPDATE entities_contact SET first_name = 'B' WHERE id = %s", [row])
+        answer = device.send({"mutations": [create(), update(row, 1, first_name="C")]})
+        other.rollback()
+    assert (problem(answer), "Retry-After" in answer) == ((503, "service_unavailable"), True)
+    assert Contact.objects.count() == 1

@@ -1,13 +1,10 @@
 """`--seeds`, `--first-seed`, `--steps` choose what is simulated: `script/test tests/simulation --first-seed 7`."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "acceptance"))
-from acceptance_support import Server, running_server
+from tests.acceptance.acceptance_support import Server, running_server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

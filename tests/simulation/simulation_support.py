@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import psycopg
-from acceptance_support import Server
+from tests.acceptance.acceptance_support import Server
 from syncdevice import NotReachable, Replica
 
 from sync.sql import blocks
@@ -117,7 +117,7 @@ class Device:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def edit(self, change: Callable[[sqlite3.Connection], None], group: bool = False) -> None:
+    def edit(self, change: Callable[[sqlite3.Connection], object], group: bool = False) -> None:
         with closing(sqlite3.connect(self.path, timeout=10)) as conn:
             if group:
                 with Replica.group(conn):
@@ -163,8 +163,8 @@ class World:
             )  # fmt: skip
         for n, product in enumerate(PRODUCTS):
             self.db.execute(
-                "INSERT INTO entities_product (id, code, name, category, quantity_per_unit, unit_price, units_in_stock, "
-                "reorder_level, discontinued) VALUES (%s, %s, 'P', '', '', 1, 100, 0, false)", [product, f"P{n}"],
+                "INSERT INTO entities_product (id, code, name, category, quantity_per_unit, unit_price, "
+                "units_in_stock, reorder_level, discontinued) VALUES (%s, %s, 'P', '', '', 1, 100, 0, false)", [product, f"P{n}"],
             )  # fmt: skip
 
     # --- one step ---
@@ -187,7 +187,8 @@ class World:
     def _edit(self, number: int) -> None:
         device = self.chance.choice(self.devices)
         edits = [
-            self._create_contact, self._change_contact, self._change_contact, self._delete_contact, self._change_customer,
+            self._create_contact, self._change_contact, self._change_contact, self._delete_contact,
+            self._change_customer,
             self._count, self._count, self._take_order, self._change_order, self._invalid,
         ]  # fmt: skip
         edit = self.chance.choice(edits)
@@ -257,7 +258,8 @@ class World:
             self.db.execute("UPDATE entities_customer SET city = %s WHERE id = ANY (%s)", [value, PAIR])
         elif kind == 1:
             self.db.execute(
-                "UPDATE entities_contact SET note = %s WHERE id IN (SELECT id FROM entities_contact ORDER BY id LIMIT 3)",
+                "UPDATE entities_contact SET note = %s "
+                "WHERE id IN (SELECT id FROM entities_contact ORDER BY id LIMIT 3)",
                 [value],
             )
         elif kind == 2:
@@ -319,8 +321,8 @@ class World:
     def _word(self) -> str:
         return f"{self.chance.getrandbits(32):x}"
 
-    def _note(self, number: int, who: object, what: str) -> None:
-        name = who if isinstance(who, str) else who.path.stem  # type: ignore[attr-defined]
+    def _note(self, number: int, who: "str | Device", what: str) -> None:
+        name = who if isinstance(who, str) else who.path.stem
         self.log.append(f"{number:4} {name}: {what}")
 
     # --- what must be true ---
@@ -377,7 +379,8 @@ class World:
                 "true" if entity not in {"order", "order_line"} else "'employee:' || t.employee_id = ANY (%(scopes)s)"
             )
             expected = self.db.execute(
-                f"SELECT {listed}, (SELECT max(rev)::text FROM sync_feed f WHERE f.row_id = t.id AND f.entity = %(entity)s) "
+                f"SELECT {listed}, "
+                "(SELECT max(rev)::text FROM sync_feed f WHERE f.row_id = t.id AND f.entity = %(entity)s) "
                 f"FROM {table} t WHERE {scoped} ORDER BY t.id::text",
                 {"scopes": list(scopes), "entity": entity},
             ).fetchall()
@@ -387,7 +390,7 @@ class World:
             )
 
     def _check_every_mutation_is_accounted_for(self) -> None:
-        status = dict(self.db.execute("SELECT id::text, status FROM sync_result"))
+        status: dict[str, str] = dict(self.db.execute("SELECT id::text, status FROM sync_result").fetchall())
         entered = {mutation: what for device in self.devices for mutation, what in device.entered.items()}
         assert entered.keys() == status.keys()
         written = self.db.execute(
@@ -412,7 +415,8 @@ class World:
     def _check_revisions(self) -> None:
         gaps = self.db.execute(
             "SELECT h.row_id, count(*), max(h.rev), f.rev FROM sync_history h "
-            "JOIN LATERAL (SELECT max(rev) AS rev FROM sync_feed f WHERE f.row_id = h.row_id AND f.entity = h.entity) f ON f.rev > 0 "
+            "JOIN LATERAL (SELECT max(rev) AS rev FROM sync_feed f "
+            "WHERE f.row_id = h.row_id AND f.entity = h.entity) f ON f.rev > 0 "
             "GROUP BY h.row_id, h.entity, f.rev HAVING count(*) <> f.rev OR max(h.rev) <> f.rev"
         ).fetchall()
         assert gaps == []

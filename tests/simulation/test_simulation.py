@@ -1,10 +1,11 @@
-"""Five devices, random edits, faults of the network, killed processes, other writers: by seed, against the real parts."""
+"""Five devices, random edits, a bad network, killed processes, other writers: by seed, against the real parts."""
 
 from pathlib import Path
 
 import pytest
-from acceptance_support import Server
-from simulation_support import World
+
+from tests.acceptance.acceptance_support import Server
+from tests.simulation.simulation_support import World
 
 DEVICES = 5
 LOG_LINES = 15

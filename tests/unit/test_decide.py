@@ -22,7 +22,12 @@ Op = Literal["create", "update", "delete"]
 
 
 def candidate(
-    op: Op, base: int | None = None, row: str = ROW, group: str | None = None, amounts: Any = None, parent: str | None = None
+    op: Op,
+    base: int | None = None,
+    row: str = ROW,
+    group: str | None = None,
+    amounts: Any = None,
+    parent: str | None = None,
 ) -> Candidate:
     values = Values({} if amounts or op == "delete" else {"name": "x"}, amounts or {})
     references = (("parent_id", RowKey("thing", parent)),) if parent else ()
@@ -120,6 +125,8 @@ def test_waves_hold_each_row_once_and_keep_the_order_of_each_rows_changes(steps:
         assert len({some[at].key for at in wave}) == len(wave)
     for key in {one.key for one in some}:
         written = [at for wave in waves for at in wave if some[at].key == key]
-        assert written == sorted(at for at, verdict in verdicts.items() if verdict.status == "write" and some[at].key == key)
+        assert written == sorted(
+            at for at, verdict in verdicts.items() if verdict.status == "write" and some[at].key == key
+        )
         alive = bool(written) and some[written[-1]].mutation.op != "delete"
         assert after.get(key, NEVER).visible == alive

@@ -1,0 +1,91 @@
+"""The short way of a batch of new rows, the nearly always right one: they are checked while PostgreSQL writes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sync import decide as core
+from sync.candidates import references_in
+from sync.checker import checker, joined_sets, plain_values
+from sync.decide import Candidate, RowKey
+from sync.mutation import EMPTY, Mutation, Values
+from sync.settle import Pusher, broken_by_clean, settle, settlement, states_of
+from sync.sql import block, cursor
+from sync.wire import Entity, entities
+from sync.write import write_wave
+
+
+class NotNew(Exception):
+    """Something that was taken to be new, or to be right, may not be."""
+
+
+def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
+    """Create the rows, in a transaction that is the caller's to commit, and return their revisions.
+
+    Nothing is asked: a row or a mutation that was here before breaks a unique index. Raises NotNew, the database's
+    errors and Interleaved; then the caller rolls back and takes the long way, which tells each mutation what is wrong.
+    """
+    kinds = _by_entity(mutations)
+    candidates = [candidate for kind in kinds for candidate in kind.candidates()]
+    order = {candidate.key: 1 for candidate in candidates}
+    if len(order) < len(mutations):
+        raise NotNew
+    with cursor() as bound:
+        bound.execute(block("push.sql", "lock_device"), pusher.lock)
+
+    def prepare() -> dict[str, Any]:
+        digests = [candidate.mutation.digest(candidate.values) for candidate in candidates]
+        return settlement(pusher, candidates, digests, order.values())
+
+    prepared = write_wave(candidates, pusher.author, prepare)
+    referred = {key for candidate in candidates for _, key in candidate.references} - order.keys()
+    states = states_of(pusher, referred)
+
+    def check() -> None:
+        if not all(kind.are_sound() for kind in kinds):
+            raise NotNew
+        verdicts, _ = core.decide(candidates, core.units_of(candidates, range(len(candidates))), states, {})
+        if any(verdict is not core.WRITE for verdict in verdicts.values()):
+            raise NotNew
+
+    unexpected = settle(pusher, candidates, prepared, check)
+    if not all(state.visible for state in unexpected.values()) or broken_by_clean(candidates):
+        raise NotNew
+    if not unexpected:
+        return [1] * len(mutations)
+    order |= {key: state.rev for key, state in unexpected.items()}
+    return [order[RowKey(mutation.entity, mutation.row)] for mutation in mutations]
+
+
+class _Creates:
+    """The creates of one entity, read but not checked yet."""
+
+    def __init__(self, entity: Entity, mutations: Sequence[Mutation]) -> None:
+        self.entity, self.mutations = entity, mutations
+        self.sets = joined_sets(mutations)
+        self.fields = plain_values(self.sets)
+
+    def candidates(self) -> list[Candidate]:
+        name = self.entity.name
+        references = references_in(self.entity)
+        return [
+            Candidate(RowKey(name, mutation.row), mutation, values := Values(fields, {}), (), references(values))
+            for mutation, fields in zip(self.mutations, self.fields, strict=True)
+        ]
+
+    def are_sound(self) -> bool:
+        return checker(self.entity).are_sound("create", self.sets, self.fields)
+
+
+def _by_entity(mutations: Sequence[Mutation]) -> list[_Creates]:
+    """The creates of each entity. Raises NotNew where a mutation is anything else."""
+    found: dict[str, list[Mutation]] = {}
+    for mutation in mutations:
+        if mutation.op != "create" or mutation.add is not EMPTY:
+            raise NotNew
+        found.setdefault(mutation.entity, []).append(mutation)
+    if not all(name in entities() and entities()[name].declaration.writable for name in found):
+        raise NotNew
+    try:
+        return [_Creates(entities()[name], members) for name, members in found.items()]
+    except RecursionError:
+        raise NotNew from None
