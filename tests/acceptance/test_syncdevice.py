@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.acceptance.acceptance_support import Server, running_server
 from syncdevice import Busy, DeviceRevoked, NotReachable, Replica
+
+from tests.acceptance.acceptance_support import Server, running_server
 
 SECONDS_MAX = 60
 

@@ -7,11 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection, transaction
-from tests.integration.sync_support import CONTACT, TestDevice, feed, history, new_id, other_connection, sql
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.capture import authored
 from sync.install import after_migrate, captures, out_of_date
+from tests.integration.sync_support import CONTACT, TestDevice, feed, history, new_id, other_connection, sql
 
 pytestmark = pytest.mark.django_db
 

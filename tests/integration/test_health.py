@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from django.test import Client
 from pytest_django import Settings
-from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
 from sync.prune import prune
+from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

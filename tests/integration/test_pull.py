@@ -10,11 +10,11 @@ from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
-from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
 from entities.models import Contact, Customer, Employee, Order
 from sync.prune import prune
 from sync.token import Token, decode, encode
+from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

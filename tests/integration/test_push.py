@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 from pytest_django import Settings
+
+from devices.models import Device
+from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
+from sync.models import Conflict, Rejection
 from tests.integration.sync_support import (
     TestDevice,
     create,
@@ -17,10 +21,6 @@ from tests.integration.sync_support import (
     sql,
     update,
 )
-
-from devices.models import Device
-from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
-from sync.models import Conflict, Rejection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -423,7 +423,7 @@ def test_push_holds_validators_choices_digits_and_unique_of_the_model() -> None:
     customer = Customer.objects.create(name="C")
     values = {"customer_id": str(customer.pk), "employee_id": str(who.pk), "ordered_on": "2026-11-21"}
     device = TestDevice("global", f"employee:{who.pk}")
-    wrong = {"status": "lost", "freight": "-1", "freight ": "1.23456", " freight": 1.5}
+    wrong: dict[str, Any] = {"status": "lost", "freight": "-1", "freight ": "1.23456", " freight": 1.5}
     results = device.push(*(create("order", **values, **{name.strip(): value}) for name, value in wrong.items()))
     assert [codes(result) for result in results] == [[(name.strip(), "invalid_value")] for name in wrong]
 

@@ -18,7 +18,8 @@ from entities.models import Contact, Customer, Employee, Order, OrderLine, Produ
 from sync.admin_entities import EntityAdmin, register
 from sync.declare import declarations
 from sync.models import Conflict, History, Rejection
-from sync.push import Pusher, push
+from sync.push import push
+from sync.settle import Pusher
 
 pytestmark = pytest.mark.django_db
 EVIL = "<script>alert(1)</script>"
