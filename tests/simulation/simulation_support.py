@@ -164,7 +164,8 @@ class World:
         for n, product in enumerate(PRODUCTS):
             self.db.execute(
                 "INSERT INTO entities_product (id, code, name, category, quantity_per_unit, unit_price, "
-                "units_in_stock, reorder_level, discontinued) VALUES (%s, %s, 'P', '', '', 1, 100, 0, false)", [product, f"P{n}"],
+                "units_in_stock, reorder_level, discontinued) VALUES (%s, %s, 'P', '', '', 1, 100, 0, false)",
+                [product, f"P{n}"],
             )  # fmt: skip
 
     # --- one step ---
