@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 import psycopg
-from tests.acceptance.acceptance_support import Server
 from syncdevice import NotReachable, Replica
 
 from sync.sql import blocks
+from tests.acceptance.acceptance_support import Server
 
 EMPLOYEES = [str(uuid.UUID(int=n)) for n in range(1, 4)]
 CUSTOMERS = [str(uuid.UUID(int=n)) for n in range(101, 107)]
