@@ -28,7 +28,7 @@ $$;
 -- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row). A lane is read in ranges
 -- of transactions: each one that was still open in p_base, then all that began later; so its cost is that of what changed,
 -- however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
--- end and more was committed meanwhile, the next run follows in the same page.
+-- end and more was committed meanwhile, the next run follows, in the same page only if that is empty so far.
 CREATE OR REPLACE FUNCTION sync_pull(
     p_token_hash bytea, p_epoch uuid, p_base pg_snapshot, p_held text[], p_target pg_snapshot, p_granting text[],
     p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_many_scoped text[],
@@ -86,9 +86,11 @@ BEGIN
     row_count := 0;
     has_more := false;
     IF NOT granting <@ v_granted THEN
-        -- A scope was revoked while the run went on. Begin it anew, as if all of that scope had been read: its rows go.
-        held := held || ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(v_granted || held));
-        target := v_now; granting := v_granted; lane := 1; xid := '0'; seq := 0;
+        -- A scope was revoked while the run went on. Nobody knows how much the device has of the scopes that the run gave
+        -- it: they are taken away, as if all of them had been read, and those still granted come back with the next run.
+        held := held || ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(held));
+        granting := ARRAY(SELECT unnest(coalesce(p_held, '{}')) INTERSECT SELECT unnest(v_granted) ORDER BY 1);
+        target := v_now; lane := 1; xid := '0'; seq := 0;
     END IF;
     <<runs>> LOOP
         v_lost := ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(granting) ORDER BY 1);
@@ -168,6 +170,9 @@ BEGIN
         END LOOP;
         base := target; held := granting; target := v_now; granting := v_granted; lane := 1; xid := '0'; seq := 0;
         EXIT runs WHEN base::text = v_now::text AND held = v_granted;
+        -- What this run took away may come back with the next, and a page tells a row once.
+        has_more := row_count > 0;
+        EXIT runs WHEN has_more;
     END LOOP;
     SELECT '{' || coalesce(string_agg('"' || c.entity || '":{"upserts":[' || coalesce(c.upserts, '') || '],"deletes":['
                                       || coalesce(c.deletes, '') || ']}', ','), '') || '}'

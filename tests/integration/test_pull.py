@@ -243,6 +243,50 @@ def test_pull_leaks_nothing_of_a_scope_that_is_revoked_in_the_middle_of_a_run() 
 
 
 @pytest.mark.protocol("P5")
+def test_pull_takes_away_a_row_that_moved_while_another_scope_was_revoked_in_the_middle_of_a_run() -> None:
+    kept, lost, elsewhere = employee(1), employee(2), employee(3)
+    moving = order(kept)
+    rows = {str(order(kept).pk) for _ in range(3)}
+    for _ in range(3):
+        order(lost)
+    device = TestDevice(f"employee:{kept}", f"employee:{lost}")
+    while str(moving.pk) not in device.of("order"):
+        assert device.step(1)
+    device.revoke(f"employee:{lost}")
+    Order.objects.filter(pk=moving.pk).update(employee=elsewhere)
+    device.pull(1)
+    assert device.of("order").keys() == rows
+
+
+@pytest.mark.protocol("P5")
+@pytest.mark.parametrize("limit", [2, 100])
+def test_pull_brings_a_scope_back_that_was_granted_again_in_the_middle_of_a_run(limit: int) -> None:
+    who = employee(1)
+    rows = {str(order(who).pk) for _ in range(5)}
+    device = TestDevice(f"employee:{who}")
+    device.pull()
+    device.revoke(f"employee:{who}")
+    assert device.step(2)
+    device.grant(f"employee:{who}")
+    device.pull(limit)
+    assert device.of("order").keys() == rows
+
+
+@pytest.mark.protocol("P5")
+def test_pull_brings_a_row_back_whose_new_scope_was_granted_in_the_middle_of_a_run() -> None:
+    here, there = employee(1), employee(2)
+    rows = [order(here) for _ in range(5)]
+    device = TestDevice(f"employee:{here}")
+    device.pull()
+    Order.objects.filter(pk__in=[row.pk for row in rows[:3]]).update(freight=3)
+    Order.objects.filter(pk=rows[4].pk).update(employee=there)
+    assert device.step(2)
+    device.grant(f"employee:{there}")
+    device.pull()
+    assert device.of("order").keys() == {str(row.pk) for row in rows}
+
+
+@pytest.mark.protocol("P5")
 def test_pull_tells_a_move_between_scopes_as_a_delete_here_and_a_row_there() -> None:
     here, there = employee(1), employee(2)
     moving = order(here)
