@@ -35,11 +35,16 @@ DELETE FROM sync_tick;
 INSERT INTO sync_tick (horizon) VALUES (pg_snapshot_xmin(pg_current_snapshot())) ON CONFLICT DO NOTHING;
 
 -- name: forget_tombstones
--- Tombstones of transactions that had ended before the newest tick that is old enough.
+-- Tombstones of transactions that had ended before the newest tick that is old enough. One that a writer is bringing
+-- back is passed over, since nobody may wait for this.
 WITH old AS (
     SELECT max(horizon) AS horizon FROM sync_tick WHERE at < now() - make_interval(days => %(days)s)
+), free AS (
+    SELECT f.row_id, f.entity, f.scope FROM sync_feed f, old WHERE f.data IS NULL AND f.xid < old.horizon
+    FOR UPDATE OF f SKIP LOCKED
 ), forgotten AS (
-    DELETE FROM sync_feed f USING old WHERE f.data IS NULL AND f.xid < old.horizon RETURNING 1
+    DELETE FROM sync_feed f USING free g
+    WHERE f.row_id = g.row_id AND f.entity = g.entity AND f.scope = g.scope RETURNING 1
 ), noted AS (
     UPDATE sync_epoch e SET forgotten_before = old.horizon FROM old WHERE old.horizon > e.forgotten_before RETURNING 1
 ), ticks AS (

@@ -10,6 +10,10 @@ from pytest_django import Settings
 from sync.prune import prune
 from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
 
+OLD_TICK = (
+    "INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
+)
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -52,6 +56,26 @@ def test_prune_forgets_old_answers_and_months_and_keeps_young_ones() -> None:
     counts = prune()
     assert (counts["answers"], counts["months of history"]) == (1, 1)
     assert [result.get("replayed", False) for result in device.push(young)] == [True]
+
+
+def test_prune_waits_for_no_writer_and_leaves_what_one_holds_to_the_next_run() -> None:
+    held, free = new_id(), new_id()
+    for row in held, free:
+        sql(CONTACT, [row, "here"])
+    sql("DELETE FROM entities_contact WHERE id IN (%s, %s)", [held, free])
+    sql(OLD_TICK)
+    with other_connection() as other:
+        other.execute(CONTACT, [held, "back"])
+        prune()
+        other.rollback()
+    assert remembered(held, free) == {held}
+    sql(OLD_TICK)
+    prune()
+    assert remembered(held, free) == set()
+
+
+def remembered(*rows: str) -> set[str]:
+    return {row for (row,) in sql("SELECT row_id::text FROM sync_feed WHERE row_id = ANY (%s::uuid[])", [list(rows)])}
 
 
 def test_prune_moves_what_a_late_run_left_in_the_default_partition() -> None:
