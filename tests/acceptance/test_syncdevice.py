@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from syncdevice import Busy, DeviceRevoked, NotReachable, Replica
 
@@ -86,6 +87,34 @@ def test_sync_group_arrives_whole_or_not_at_all(phone: Replica, tablet: Replica)
     assert phone.sync().outcomes == {"rejected": 2}
     tablet.sync()
     assert do(tablet, "SELECT count(*) FROM contact WHERE id IN (?, ?)", *rows) == [(0,)]
+
+
+class PushOnly(httpx.HTTPTransport):
+    """A network that is gone before anything can be pulled."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/sync/pull":
+            raise httpx.ConnectError("gone", request=request)
+        return super().handle_request(request)
+
+
+def test_sync_brings_a_row_back_whose_scope_was_away_only_while_an_edit_of_it_was_pushed(
+    server: Server, phone: Replica
+) -> None:
+    scope, device = "global", phone.status().device
+    row = new_contact(phone, "kept")
+    phone.sync()
+    do(phone, "UPDATE contact SET note = 'refused' WHERE id = ?", row)
+    with server.connect() as database:
+        database.execute("DELETE FROM devices_grant WHERE device_id = %s AND scope = %s", [device, scope])
+        with pytest.raises(NotReachable):
+            Replica(phone.path, http=PushOnly(), retry_seconds=0).sync()
+        assert do(phone, "SELECT * FROM contact WHERE id = ?", row) == []
+        database.execute("INSERT INTO devices_grant (device_id, scope) VALUES (%s, %s)", [device, scope])
+    assert phone.sync().reloaded
+    assert do(phone, "SELECT first_name, note FROM contact WHERE id = ?", row) == [("kept", "")]
+    assert [outcome.entered for outcome in phone.outcomes()] == [{"note": "refused"}]
+    assert not phone.sync().reloaded
 
 
 @pytest.mark.parametrize("wipe", [False, True])

@@ -24,7 +24,7 @@ def pull_changes(
 ) -> dict[str, Change]:
     """Pull to the end and apply it all at once. What was staged is kept when the network fails, for the next time.
 
-    Raises TokenExpired (the token is forgotten then) and SchemaMoved.
+    Raises SchemaMoved, and TokenExpired; the token is forgotten then, or when a row is missing that a push found gone.
     """
     stage = Stage(conn, path, state.entities, state.token)
     try:
@@ -35,7 +35,7 @@ def pull_changes(
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise ProtocolError("a page is not of protocol version 1: upgrade the application") from error
                 progress(Progress("pull", stage.rows))
-        if stage.rows or state.token is None:
+        if stage.rows or state.token is None or conn.execute('SELECT 1 FROM "_sync_missing"').fetchone():
             progress(Progress("apply", 0, stage.rows))
             return stage.merge(now())
         with immediate(conn):

@@ -148,6 +148,8 @@ def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, resul
         # A replayed answer may be older than what was pulled since, and edits that still wait stay in sight.
         if waiting or (result.get("replayed") and known_rev > (mutation.base or 0)):
             return None
+        if known_rev:  # gone with a scope, perhaps, which may be back before the next pull as if never gone
+            conn.execute('INSERT OR IGNORE INTO "_sync_missing" VALUES (?, ?)', (entity.name, mutation.row))
         put_row(conn, entity, mutation.row, None)
         return False
     rev = server.get("_rev", result.get("rev"))

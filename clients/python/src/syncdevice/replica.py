@@ -188,7 +188,9 @@ class Replica:
             report.reloaded |= state.token is None
             try:
                 changed(pull_changes(conn, self.path, transport, state, _now, tell, wait))
-                return
+                if database.read_state(conn).token is not None:
+                    return
+                problem = ProtocolError("a row that a push found gone was not told")
             except (TokenExpired, SchemaMoved) as error:
                 problem = error
         raise ProtocolError(f"every fresh start failed ({problem}): tell the server's administrator") from problem

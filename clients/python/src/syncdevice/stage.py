@@ -167,7 +167,7 @@ class Stage:
         """Move the whole run into the tables, under what waits in the outbox, in one transaction. Then it is over.
 
         A run from the beginning (no base token) replaces everything: rows that it did not bring go, unless edits of
-        them wait.
+        them wait. Forgets the token where the run told nothing of a row that a push found gone.
         """
         changes: dict[str, Change] = {}
         with applying(self._conn):
@@ -177,9 +177,23 @@ class Stage:
                     change = self._merge_entity(entity)
                     if change.upserted or change.deleted:
                         changes[entity.name] = change
-            set_state(self._conn, token=self.token, token_at=now, last_sync_at=now)
+            token = self.token if self._missing_are_told() else None
+            self._conn.execute('DELETE FROM "_sync_missing"')
+            set_state(self._conn, token=token, token_at=now, last_sync_at=now)
         self.discard()
         return changes
+
+    def _missing_are_told(self) -> bool:
+        if self._base is None:
+            return True
+        missing = self._conn.execute('SELECT "entity", "row" FROM "_sync_missing"').fetchall()
+        return all(self._attached is not None and self._tells(name, row) for name, row in missing)
+
+    def _tells(self, name: str, row: str) -> bool:
+        if self._conn.execute("SELECT 1 FROM stage.gone WHERE entity = ? AND id = ?", (name, row)).fetchone():
+            return True
+        query = f"SELECT 1 FROM stage.{quote(name)} WHERE id = ?"
+        return name in self._tables and self._conn.execute(query, (row,)).fetchone() is not None
 
     def _merge_entity(self, entity: Entity) -> Change:
         table, reload = f"main.{quote(entity.name)}", self._base is None

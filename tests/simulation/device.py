@@ -1,0 +1,94 @@
+"""One simulated device: its file, what it ever put into its outbox, and its syncs over a bad network."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+from syncdevice import Progress, Replica, SyncError
+
+from tests.simulation.edits import Desk, Edit
+from tests.simulation.faults import Faults, Network, run_and_kill
+
+RETRY_SECONDS = 60.0  # without pauses: the simulation sets the first pause to 0
+COLUMNS = ("seq", "id", "entity", "row", "op", "base", "set", "add", "group")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A mutation as the device recorded it. `invalid`: no server may apply it."""
+
+    id: str
+    entity: str
+    row: str
+    op: str
+    base: int | None
+    set: dict[str, Any]
+    add: dict[str, Any]
+    group: str | None
+    invalid: bool
+
+
+@dataclass
+class Device:
+    """`scopes` are those granted on the server at the moment, whatever the device knows of it."""
+
+    name: str
+    path: Path
+    id: str
+    scopes: set[str]
+    inner: httpx.BaseTransport
+    made: dict[str, Made] = field(default_factory=dict)
+    outbox_seen: int = 0
+
+    def replica(
+        self, faults: Faults, mailbox: list[httpx.Request], inner: httpx.BaseTransport | None = None
+    ) -> Replica:
+        retry_seconds = 0.0 if faults.budget is None else RETRY_SECONDS
+        http = Network(inner or self.inner, faults, mailbox)
+        return Replica(self.path, http=http, retry_seconds=retry_seconds)
+
+    def edit(
+        self, edit: Edit, rng: Random, employees: list[str], reserved: frozenset[str], invalid: bool
+    ) -> str | None:
+        """Let the user do something; None where there was nothing to do it with."""
+        with closing(self.replica(Faults(rng), []).connect()) as conn:
+            what = edit(Desk(conn, rng, employees, reserved))
+            conn.commit()
+            self._note_outbox(conn, invalid)
+        return what
+
+    def _note_outbox(self, conn: Any, invalid: bool) -> None:
+        names = ", ".join(f'"{name}"' for name in COLUMNS)
+        query = f"SELECT {names} FROM _sync_outbox WHERE seq > ? ORDER BY seq"
+        for seq, mutation, entity, row, op, base, changes, amounts, group in conn.execute(query, (self.outbox_seen,)):
+            self.outbox_seen = seq
+            self.made[mutation] = Made(
+                *(mutation, entity, row, op, base, json.loads(changes or "{}"), json.loads(amounts or "{}"), group),
+                invalid,
+            )
+
+    def sync(
+        self, faults: Faults, mailbox: list[httpx.Request], meanwhile: Callable[[Progress], None] | None = None
+    ) -> str:
+        """One sync. Returns `finished`, or `failed: …` where the network was too bad."""
+        try:
+            self.replica(faults, mailbox).sync(meanwhile)
+        except SyncError as error:
+            if faults.budget is not None:
+                raise AssertionError(f"{self.name} could not sync after {faults.met}: {error!r}") from error
+            return f"failed: {type(error).__name__}"
+        return "finished"
+
+    def sync_and_be_killed(self, faults: Faults, statement: int) -> str:
+        """One sync in a process of its own, which is killed at that SQLite statement. It shares no connection."""
+
+        def work() -> None:
+            with httpx.HTTPTransport() as inner:
+                self.replica(faults, [], inner).sync()
+
+        return run_and_kill(work, statement)
