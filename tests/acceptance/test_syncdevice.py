@@ -89,6 +89,14 @@ def test_sync_group_arrives_whole_or_not_at_all(phone: Replica, tablet: Replica)
     assert do(tablet, "SELECT count(*) FROM contact WHERE id IN (?, ?)", *rows) == [(0,)]
 
 
+def test_sync_does_not_load_afresh_for_a_row_that_the_server_never_took(phone: Replica) -> None:
+    phone.sync()
+    (row,) = do(phone, "INSERT INTO contact (first_name, email) VALUES ('bad', 'no address') RETURNING id")[0]
+    do(phone, "UPDATE contact SET note = 'later' WHERE id = ?", row)
+    report = phone.sync()
+    assert (report.outcomes, report.reloaded) == ({"rejected": 2}, False)
+
+
 class PushOnly(httpx.HTTPTransport):
     """A network that is gone before anything can be pulled."""
 
@@ -98,13 +106,16 @@ class PushOnly(httpx.HTTPTransport):
         return super().handle_request(request)
 
 
+@pytest.mark.parametrize(
+    "edit", ["UPDATE contact SET note = 'refused' WHERE id = ?", "DELETE FROM contact WHERE id = ?"]
+)
 def test_sync_brings_a_row_back_whose_scope_was_away_only_while_an_edit_of_it_was_pushed(
-    server: Server, phone: Replica
+    server: Server, phone: Replica, edit: str
 ) -> None:
     scope, device = "global", phone.status().device
     row = new_contact(phone, "kept")
     phone.sync()
-    do(phone, "UPDATE contact SET note = 'refused' WHERE id = ?", row)
+    do(phone, edit, row)
     with server.connect() as database:
         database.execute("DELETE FROM devices_grant WHERE device_id = %s AND scope = %s", [device, scope])
         with pytest.raises(NotReachable):
@@ -113,7 +124,7 @@ def test_sync_brings_a_row_back_whose_scope_was_away_only_while_an_edit_of_it_wa
         database.execute("INSERT INTO devices_grant (device_id, scope) VALUES (%s, %s)", [device, scope])
     assert phone.sync().reloaded
     assert do(phone, "SELECT first_name, note FROM contact WHERE id = ?", row) == [("kept", "")]
-    assert [outcome.entered for outcome in phone.outcomes()] == [{"note": "refused"}]
+    assert [outcome.status for outcome in phone.outcomes()] == ["rejected"]
     assert not phone.sync().reloaded
 
 

@@ -148,7 +148,8 @@ def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, resul
         # A replayed answer may be older than what was pulled since, and edits that still wait stay in sight.
         if waiting or (result.get("replayed") and known_rev > (mutation.base or 0)):
             return None
-        if known_rev:  # gone with a scope, perhaps, which may be back before the next pull as if never gone
+        if known_rev or mutation.base or not _was_refused(conn, mutation):
+            # Gone with a scope, perhaps, which may be back before the next pull as if it had never been away.
             conn.execute('INSERT OR IGNORE INTO "_sync_missing" VALUES (?, ?)', (entity.name, mutation.row))
         put_row(conn, entity, mutation.row, None)
         return False
@@ -160,3 +161,9 @@ def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, resul
     seen = lay_over(under, waiting, entity.kinds)
     put_row(conn, entity, mutation.row, seen)
     return seen is not None
+
+
+def _was_refused(conn: sqlite3.Connection, mutation: Mutation) -> bool:
+    """Whether the server never took the row."""
+    query = """SELECT 1 FROM "_sync_outcome" WHERE "entity" = ? AND "row" = ? AND "op" = 'create'"""
+    return conn.execute(query, (mutation.entity, mutation.row)).fetchone() is not None
