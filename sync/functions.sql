@@ -29,10 +29,14 @@ $$;
 -- of transactions: each one that was still open in p_base, then all that began later; so its cost is that of what changed,
 -- however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
 -- end and more was committed meanwhile, the next run follows, in the same page only if that is empty so far.
-CREATE OR REPLACE FUNCTION sync_pull(
+--
+-- What changed comes in pieces of JSON, one for each range and entity: joined here, megabytes would be copied ten times.
+DROP FUNCTION IF EXISTS sync_pull;
+CREATE FUNCTION sync_pull(
     p_token_hash bytea, p_epoch uuid, p_base pg_snapshot, p_held text[], p_target pg_snapshot, p_granting text[],
     p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_many_scoped text[],
-    OUT problem text, OUT device uuid, OUT wipe boolean, OUT last_seen_at timestamptz, OUT pending int, OUT changes text,
+    OUT problem text, OUT device uuid, OUT wipe boolean, OUT last_seen_at timestamptz, OUT pending int,
+    OUT entities text[], OUT upserts text[], OUT deletes text[],
     OUT row_count int, OUT has_more boolean, OUT epoch uuid, OUT base pg_snapshot, OUT held text[],
     OUT target pg_snapshot, OUT granting text[], OUT lane int, OUT xid xid8, OUT seq bigint
 ) LANGUAGE plpgsql STABLE
@@ -53,16 +57,12 @@ DECLARE
     v_low xid8;
     v_high xid8;
     v_found record;
-    v_at int;
     v_rows int;
     v_place bigint;
     v_size bigint;
     v_bytes bigint := 0;
     v_next_xid xid8;
     v_next_seq bigint;
-    v_entities text[] := '{}';
-    v_upserts text[] := '{}';
-    v_deletes text[] := '{}';
 BEGIN
     SELECT i.id, i.scopes, i.revoked, i.wipe, i.last_seen_at, i.pending
     INTO device, v_granted, v_revoked, wipe, last_seen_at, pending
@@ -83,6 +83,7 @@ BEGIN
     target := coalesce(p_target, v_now);
     granting := CASE WHEN p_target IS NULL THEN v_granted ELSE p_granting END;
     lane := p_lane; xid := p_xid; seq := p_seq;
+    entities := '{}'; upserts := '{}'; deletes := '{}';
     row_count := 0;
     has_more := false;
     IF NOT granting <@ v_granted THEN
@@ -150,15 +151,9 @@ BEGIN
                     IF v_found.last[1] > v_place THEN
                         v_place := v_found.last[1]; v_next_xid := v_found.xid; v_next_seq := v_found.last[2];
                     END IF;
-                    v_at := array_position(v_entities, v_found.entity);
-                    IF v_at IS NULL THEN
-                        v_entities := v_entities || v_found.entity;
-                        v_upserts := v_upserts || v_found.upserts;
-                        v_deletes := v_deletes || v_found.deletes;
-                    ELSE
-                        v_upserts[v_at] := nullif(concat_ws(',', v_upserts[v_at], v_found.upserts), '');
-                        v_deletes[v_at] := nullif(concat_ws(',', v_deletes[v_at], v_found.deletes), '');
-                    END IF;
+                    entities := entities || v_found.entity;
+                    upserts := upserts || v_found.upserts;
+                    deletes := deletes || v_found.deletes;
                 END LOOP;
                 IF v_rows > 0 THEN xid := v_next_xid; seq := v_next_seq; END IF;
                 row_count := row_count + v_rows;
@@ -174,9 +169,4 @@ BEGIN
         has_more := row_count > 0;
         EXIT runs WHEN has_more;
     END LOOP;
-    SELECT '{' || coalesce(string_agg('"' || c.entity || '":{"upserts":[' || coalesce(c.upserts, '') || '],"deletes":['
-                                      || coalesce(c.deletes, '') || ']}', ','), '') || '}'
-    INTO changes
-    FROM unnest(v_entities, v_upserts, v_deletes) AS c(entity, upserts, deletes)
-    WHERE c.upserts IS NOT NULL OR c.deletes IS NOT NULL;
 END $$;

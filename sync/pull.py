@@ -1,5 +1,6 @@
 """Pull: what a device lacks, a page at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -7,6 +8,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
+from psycopg.types.string import ByteaBinaryLoader
 
 from devices.authentication import refusal
 from sync.sql import block, cursor
@@ -33,6 +35,7 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
     token = _read(token_text)
     run = token.run if token else None
     with cursor() as bound:
+        bound.adapters.register_loader("text", ByteaBinaryLoader)  # JSON goes on as the bytes that it is
         bound.execute(
             block("pull.sql", "page"),
             {
@@ -49,26 +52,48 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
                 "bytes_max": settings.SYNC_PULL_PAGE_BYTES_MAX,
                 "many_scoped": list(_many_scoped()),
             },
+            binary=True,
         )
         found = bound.fetchone()
     assert found is not None  # the function answers with one row, whatever it finds
-    problem, device, wipe, last_seen_at, pending, changes, has_more, *position = found
-    if problem == "new_epoch":
-        begin_epoch()
-        return pull(token_hash, token_text, rows_max)
-    if problem == "device_revoked":
-        raise refusal(wipe)
-    if problem:
-        raise Problem(problem)
+    problem, device, wipe, last_seen_at, pending, names, upserts, deletes, has_more, *position = found
+    match problem:
+        case b"new_epoch":
+            begin_epoch()
+            return pull(token_hash, token_text, rows_max)
+        case b"device_revoked":
+            raise refusal(wipe)
+        case bytes():
+            raise Problem(problem.decode())
     epoch, base, held, target, granting, lane, xid, seq = position
     now = Token(
         epoch,
-        Snapshot(base) if base else None,
-        tuple(held),
-        Run(Snapshot(target), tuple(granting), lane, int(xid), seq) if has_more else None,
+        Snapshot(base.decode()) if base else None,
+        _texts(held),
+        Run(Snapshot(target.decode()), _texts(granting), lane, int(xid), seq) if has_more else None,
     )
-    body = f'{{"changes":{changes},"token":"{encode(now, _keys()[0])}","has_more":{str(has_more).lower()}}}'
-    return Page(body.encode(), device, last_seen_at, pending)
+    tail = f'"token":"{encode(now, _keys()[0])}","has_more":{str(has_more).lower()}}}'
+    body = b"".join((b'{"changes":{', *_changes(names, upserts, deletes), b"},", tail.encode()))
+    return Page(body, device, last_seen_at, pending)
+
+
+def _changes(names: list[bytes], upserts: list[bytes | None], deletes: list[bytes | None]) -> Iterator[bytes]:
+    """The members of a page's `changes`, in pieces. Each list has one item for each piece that PostgreSQL made."""
+    told: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
+    for name, upserted, deleted in zip(names, upserts, deletes, strict=True):
+        for place, piece in enumerate((upserted, deleted)):
+            if piece is not None:
+                told.setdefault(name, ([], []))[place].append(piece)
+    for at, (name, (rows, ids)) in enumerate(told.items()):
+        yield b'%b"%b":{"upserts":[' % (b"," if at else b"", name)
+        yield b",".join(rows)
+        yield b'],"deletes":['
+        yield b",".join(ids)
+        yield b"]}"
+
+
+def _texts(values: list[bytes]) -> tuple[str, ...]:
+    return tuple(value.decode() for value in values)
 
 
 def begin_epoch() -> None:
