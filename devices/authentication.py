@@ -33,11 +33,8 @@ class DeviceAuthentication(BaseAuthentication):
     """
 
     def authenticate(self, request: Request) -> tuple[Device, None] | None:
-        if (hashed := bearer_hash(request)) is None:
-            return None
-        device = identify(hashed, request._request)
-        seen(device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
-        return device, None
+        device = authenticated(request._request)
+        return None if device is None else (device, None)
 
     def authenticate_header(self, _request: Request) -> str:
         return "Bearer"
@@ -60,6 +57,15 @@ def bearer_hash(request: HttpRequest) -> bytes | None:
     """The hash of the request's bearer token, or None where there is none."""
     scheme, _, token = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     return token_hash(token.strip()) if scheme.lower() == "bearer" else None
+
+
+def authenticated(request: HttpRequest) -> Device | None:
+    """The device that calls; None without a bearer token. Notes that it called. Raises Problem as `identify` does."""
+    if (hashed := bearer_hash(request)) is None:
+        return None
+    device = identify(hashed, request)
+    seen(device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
+    return device
 
 
 def identify(hashed: bytes, request: HttpRequest | None = None) -> Device:

@@ -6,7 +6,7 @@ from django.utils.http import parse_etags
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from devices.authentication import bearer_hash, device_of, seen
+from devices.authentication import authenticated, bearer_hash, seen
 from sync import openapi
 from sync.health import readiness
 from sync.pull import pull
@@ -14,7 +14,7 @@ from sync.push import push
 from sync.schema import schema_as
 from sync.settle import Pusher
 from syncserver.errors import Problem
-from syncserver.http import WhateverAccepted
+from syncserver.http import DirectView, WhateverAccepted
 
 
 class SchemaView(APIView):
@@ -34,30 +34,27 @@ class SchemaView(APIView):
         return HttpResponse(body, content_type=media_type, headers=headers)
 
 
-class PullView(APIView):
-    # The pull's one query authenticates too.
-    authentication_classes = ()
-    permission_classes = ()
-
+class PullView(DirectView):
     @openapi.pull_get
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: HttpRequest) -> HttpResponse:
         hashed = bearer_hash(request)
         if hashed is None:
             raise Problem("unauthorized")
         limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
         _number(request, "wait", 0, settings.SYNC_PULL_WAIT_SECONDS_MAX)  # answered at once in this version
         page = pull(hashed, request.GET.get("token"), limit)
-        request._request.device_id = page.device  # type: ignore[attr-defined]
+        request.device_id = page.device  # type: ignore[attr-defined]
         seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
         return HttpResponse(page.body, content_type="application/json")
 
 
-class PushView(APIView):
+class PushView(DirectView):
     @openapi.push_post
-    def post(self, request: Request) -> HttpResponse:
-        device = device_of(request)
-        pusher = Pusher(device.id, device.scopes)
-        return HttpResponse(push(pusher, request._request.body), content_type="application/json")
+    def post(self, request: HttpRequest) -> HttpResponse:
+        device = authenticated(request)
+        if device is None:
+            raise Problem("unauthorized")
+        return HttpResponse(push(Pusher(device.id, device.scopes), request.body), content_type="application/json")
 
 
 def _number(request: HttpRequest, name: str, low: int, high: int) -> int | None:

@@ -94,9 +94,13 @@ BEGIN
         target := v_now; lane := 1; xid := '0'; seq := 0;
     END IF;
     <<runs>> LOOP
-        v_lost := ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(granting) ORDER BY 1);
-        v_kept := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(granting) ORDER BY 1);
-        v_new := ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(held) ORDER BY 1);
+        IF held = granting THEN
+            v_lost := '{}'; v_kept := held; v_new := '{}';
+        ELSE
+            v_lost := ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(granting) ORDER BY 1);
+            v_kept := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(granting) ORDER BY 1);
+            v_new := ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(held) ORDER BY 1);
+        END IF;
         v_lanes := v_lost || v_kept || v_new;
         WHILE lane <= cardinality(v_lanes) LOOP
             v_kind := CASE WHEN lane <= cardinality(v_lost) THEN 'lost'
@@ -110,6 +114,9 @@ BEGIN
                 v_ranges := v_ranges[2:];
                 CONTINUE WHEN v_high < xid;
                 IF v_low > xid THEN xid := v_low; seq := 0; END IF;
+                -- Most lanes of most pulls have nothing new: then this probe is all that is paid.
+                CONTINUE WHEN NOT EXISTS (SELECT FROM sync_feed f WHERE f.scope = v_lanes[lane] AND f.xid <= v_high
+                                          AND (f.xid, f.seq) > (sync_pull.xid, sync_pull.seq));
                 v_place := 0; v_size := 0; v_rows := 0;
                 FOR v_found IN
                     WITH entry AS (

@@ -130,7 +130,7 @@ class _Push:
     def _find_replays(self) -> dict[int, int]:
         """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
         with cursor() as bound:
-            bound.execute(block("push.sql", "lock_device"), self.pusher.lock)
+            bound.execute(block("push.sql", "lock_device"), self.pusher.lock(all_new=False))
             bound.execute(block("push.sql", "remembered"), {"ids": Uuids([m.id for m in self.mutations])})
             known = {row[0]: row[1:] for row in bound.fetchall()}
         repeats: dict[int, int] = {}

@@ -30,9 +30,11 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
     if len(order) < len(mutations):
         raise NotNew
     with cursor() as bound:
-        bound.execute(block("push.sql", "lock_device"), pusher.lock)
+        bound.execute(block("push.sql", "lock_device"), pusher.lock(all_new=True))
 
     def prepare() -> dict[str, Any]:
+        if not all(kind.are_sound() for kind in kinds):
+            raise NotNew
         digests = [candidate.mutation.digest(candidate.values) for candidate in candidates]
         return settlement(pusher, candidates, digests, order.values())
 
@@ -41,8 +43,6 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
     states = states_of(pusher, referred)
 
     def check() -> None:
-        if not all(kind.are_sound() for kind in kinds):
-            raise NotNew
         verdicts, _ = core.decide(candidates, core.units_of(candidates, range(len(candidates))), states, {})
         if any(verdict is not core.WRITE for verdict in verdicts.values()):
             raise NotNew

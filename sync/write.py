@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
+import psycopg
 from django.db import connection, models
+from psycopg.abc import PQGen
+from psycopg.copy import LibpqWriter
+from psycopg.generators import copy_end
+from psycopg.pq.abc import PGresult
+from psycopg.waiting import WAIT_W
 
 from sync.capture import set_author
 from sync.checker import checker
@@ -24,8 +31,8 @@ T = TypeVar("T")
 def write_wave(wave: Sequence[Candidate], author: str, meanwhile: Callable[[], T]) -> T:
     """Write mutations that touch each row at most once, and return what `meanwhile` returns.
 
-    It is called once, while PostgreSQL is busy if that can be. Raises the database's errors, and Django's for a kept
-    reference.
+    It is called once, while PostgreSQL is busy if that can be. Raises what it raises, the database's errors, and
+    Django's for a kept reference.
     """
     meanwhile = cache(meanwhile)
     by_entity: dict[str, list[Candidate]] = {}
@@ -54,10 +61,38 @@ def _insert(entity: Entity, candidates: Sequence[Candidate], author: str, meanwh
     _in_copy_form(columns.values(), records)
     names = ", ".join(quote(column_of(column)) for column in columns.values())
     set_author(author, {c.key.row: c.mutation.id for c in candidates})
-    with cursor() as bound, bound.copy(block("push.sql", "copy_rows", table=entity.table, columns=names)) as copy:
+    statement = block("push.sql", "copy_rows", table=entity.table, columns=names)
+    with cursor() as bound, bound.copy(statement, writer=_BusyWriter(bound, meanwhile)) as copy:
         for row in map(itemgetter(*columns), records):
             copy.write_row(row)
-        meanwhile()
+
+
+class _BusyWriter(LibpqWriter):
+    """Does `meanwhile` between the end of a COPY and PostgreSQL's answer: then the triggers are at work."""
+
+    def __init__(self, bound: psycopg.Cursor[Any], meanwhile: Callable[[], object]) -> None:
+        super().__init__(bound)
+        self._meanwhile = meanwhile
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        if exc is not None:
+            super().finish(exc)
+        else:
+            self.connection.wait(self._busily(copy_end(self._pgconn, None)))
+
+    def _busily(self, ending: PQGen[PGresult]) -> PQGen[PGresult]:
+        wanted = next(ending)
+        while wanted == WAIT_W:
+            wanted = ending.send((yield wanted))
+        # Nothing may come between us and the answer: `write_wave` asks again, and lets it raise.
+        with suppress(Exception):
+            self._meanwhile()
+        while True:
+            try:
+                wanted = ending.send((yield wanted))
+            except StopIteration as end:
+                result: PGresult = end.value
+                return result
 
 
 def _in_copy_form(columns: Iterable[models.Field[Any, Any]], records: Iterable[dict[str, Any]]) -> None:

@@ -20,9 +20,12 @@ from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooB
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
+from django.template.response import SimpleTemplateResponse
+from django.urls import resolve
 from django.utils.cache import patch_vary_headers
 from rest_framework import exceptions as drf
 from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.views import APIView
 
 from syncserver import encoding
 from syncserver.errors import CODE_BY_STATUS, MEDIA_TYPE, Problem
@@ -78,9 +81,42 @@ class RequestMiddleware:
             response = _without_html(response)
         return _compressed(request, response)
 
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """Django's hook for an exception in a view; those of REST framework's views come by `problem_response`."""
-        return problem_response(error, {}) if request.path_info.startswith(API_PATHS) else None
+
+class ApiMiddleware:
+    """Takes a request of the API straight to its view, past what only pages need: sessions, CSRF, users, messages.
+
+    What a view raises becomes a problem; REST framework's own views come by `problem_response` themselves.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not request.path_info.startswith(API_PATHS):
+            return self.get_response(request)
+        try:
+            found = request.resolver_match = resolve(request.path_info)
+            response: HttpResponseBase = found.func(request, *found.args, **found.kwargs)
+            return response.render() if isinstance(response, SimpleTemplateResponse) else response
+        except Exception as error:
+            return problem_response(error, {})
+
+
+class DirectView(APIView):
+    """An endpoint that is described as REST framework wants it, and called without its preparations.
+
+    Its methods get Django's own request, and authenticate it themselves.
+    """
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        name = (request.method or "").lower()
+        handler = getattr(self, name, None) if name in self.http_method_names else None
+        if handler is None:
+            refused = respond(Problem("method_not_allowed"))
+            refused.headers["Allow"] = ", ".join(self.allowed_methods)
+            return refused
+        response: HttpResponse = handler(request, *args, **kwargs)
+        return response
 
 
 class WhateverAccepted(BaseContentNegotiation):

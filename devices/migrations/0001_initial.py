@@ -10,7 +10,7 @@ from django.db import migrations, models
 
 import devices.models
 
-# Who a token belongs to, and what it may see. Plain SQL and STABLE, so that PostgreSQL inlines it into a larger query.
+# Who a token belongs to, and what it may see. PL/pgSQL, which keeps its plan: it is asked with every call.
 # The device of a person who is not active counts as revoked. Scopes come in byte order, each once.
 IDENTITY = """
 CREATE FUNCTION devices_identity(token_hash bytea)
@@ -18,8 +18,10 @@ RETURNS TABLE (
     id uuid, name text, user_id {user_id_type}, scopes text[], revoked boolean, wipe boolean,
     last_seen_at timestamptz, pending integer
 )
-LANGUAGE sql STABLE AS $$
-    SELECT d.id, d.name::text, d.user_id,
+LANGUAGE plpgsql STABLE ROWS 1 SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT d.id, d.name::text, d.user_id,
            ARRAY(
                SELECT held.scope
                FROM (SELECT g.scope::text FROM devices_grant g WHERE g.device_id = d.id
@@ -30,8 +32,8 @@ LANGUAGE sql STABLE AS $$
            d.revoked_at IS NOT NULL OR u.is_active IS FALSE, d.wipe, d.last_seen_at, d.pending
     FROM devices_device d
     LEFT JOIN {user_table} u ON u.{user_key} = d.user_id
-    WHERE d.token_hash = devices_identity.token_hash
-$$
+    WHERE d.token_hash = devices_identity.token_hash;
+END $$
 """
 
 

@@ -23,7 +23,8 @@ CREATE TABLE sync_feed (
     data text,
     PRIMARY KEY (row_id, entity, scope)
 );
-CREATE SEQUENCE sync_feed_seq CACHE 1 OWNED BY sync_feed.seq;
+-- Orders the entries of one transaction, which all come from one session: so a session may keep numbers in stock.
+CREATE SEQUENCE sync_feed_seq CACHE 1000 OWNED BY sync_feed.seq;
 -- Serves pull: the range scan of one scope.
 CREATE INDEX sync_feed_position ON sync_feed (scope, xid, seq);
 -- Serves prune (old tombstones) and nothing else, so it holds tombstones only.

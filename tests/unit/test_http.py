@@ -84,7 +84,11 @@ urlpatterns = [
     path("page", page),
     path("fail", fail),
 ]
-MIDDLEWARE = ["syncserver.http.RequestMiddleware", "django.middleware.common.CommonMiddleware"]
+MIDDLEWARE = [
+    "syncserver.http.RequestMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "syncserver.http.ApiMiddleware",
+]
 
 
 @pytest.fixture(autouse=True)
