@@ -1,6 +1,7 @@
 """The short way of a batch of new rows, the nearly always right one: they are checked while PostgreSQL writes them."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sync import decide as core
@@ -11,7 +12,7 @@ from sync.mutation import EMPTY, Mutation, Values
 from sync.settle import Pusher, broken_by_clean, settle, settlement, states_of
 from sync.sql import block, cursor
 from sync.wire import Entity, entities
-from sync.write import write_wave
+from sync.write import insert
 
 
 class NotNew(Exception):
@@ -25,20 +26,24 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
     errors and Interleaved; then the caller rolls back and takes the long way, which tells each mutation what is wrong.
     """
     kinds = _by_entity(mutations)
-    candidates = [candidate for kind in kinds for candidate in kind.candidates()]
-    order = {candidate.key: 1 for candidate in candidates}
-    if len(order) < len(mutations):
+    if len({(mutation.entity, mutation.row) for mutation in mutations}) < len(mutations):
         raise NotNew
     with cursor() as bound:
         bound.execute(block("push.sql", "lock_device"), pusher.lock(all_new=True))
 
-    def prepare() -> dict[str, Any]:
+    @cache
+    def prepare() -> tuple[list[Candidate], dict[str, Any]]:
+        """The candidates, and what `settle` needs. Raises NotNew where a value is not sound."""
         if not all(kind.are_sound() for kind in kinds):
             raise NotNew
+        candidates = [candidate for kind in kinds for candidate in kind.candidates()]
         digests = [candidate.mutation.digest(candidate.values) for candidate in candidates]
-        return settlement(pusher, candidates, digests, order.values())
+        return candidates, settlement(pusher, candidates, digests, [1] * len(candidates))
 
-    prepared = write_wave(candidates, pusher.author, prepare)
+    for kind in kinds:
+        insert(kind.entity, kind.mutations, kind.fields, pusher.author, prepare)
+    candidates, prepared = prepare()
+    order = {candidate.key: 1 for candidate in candidates}
     referred = {key for candidate in candidates for _, key in candidate.references} - order.keys()
     states = states_of(pusher, referred)
 
@@ -77,7 +82,7 @@ class _Creates:
 
 
 def _by_entity(mutations: Sequence[Mutation]) -> list[_Creates]:
-    """The creates of each entity. Raises NotNew where a mutation is anything else."""
+    """The creates of each entity, parents first. Raises NotNew where a mutation is anything else."""
     found: dict[str, list[Mutation]] = {}
     for mutation in mutations:
         if mutation.op != "create" or mutation.add is not EMPTY:
@@ -86,6 +91,6 @@ def _by_entity(mutations: Sequence[Mutation]) -> list[_Creates]:
     if not all(name in entities() and entities()[name].declaration.writable for name in found):
         raise NotNew
     try:
-        return [_Creates(entities()[name], members) for name, members in found.items()]
+        return [_Creates(entity, found[name]) for name, entity in entities().items() if name in found]
     except RecursionError:
         raise NotNew from None

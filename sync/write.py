@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import groupby
@@ -22,6 +22,7 @@ from psycopg.waiting import WAIT_W
 from sync.capture import set_author
 from sync.checker import checker
 from sync.decide import Candidate
+from sync.mutation import Mutation
 from sync.sql import block, cursor, quote
 from sync.wire import Entity, column_of, entities
 
@@ -40,27 +41,37 @@ def write_wave(wave: Sequence[Candidate], author: str, meanwhile: Callable[[], T
         by_entity.setdefault(candidate.key.entity, []).append(candidate)
     parents_first = [(entity, by_entity[name]) for name, entity in entities().items() if name in by_entity]
     for entity, candidates in parents_first:
-        _insert(entity, [c for c in candidates if c.mutation.op == "create"], author, meanwhile)
+        creates = [c for c in candidates if c.mutation.op == "create"]
+        if creates:
+            insert(entity, [c.mutation for c in creates], [c.values.fields for c in creates], author, meanwhile)
         _update(entity, [c for c in candidates if c.mutation.op == "update"], author)
     for entity, candidates in reversed(parents_first):
         _delete(entity, [c for c in candidates if c.mutation.op == "delete"], author)
     return meanwhile()
 
 
-def _insert(entity: Entity, candidates: Sequence[Candidate], author: str, meanwhile: Callable[[], object]) -> None:
-    """COPY: half the cost of an INSERT from JSON, and PostgreSQL writes the first rows while the last are sent."""
-    if not candidates:
-        return
+def insert(
+    entity: Entity,
+    mutations: Sequence[Mutation],
+    values: Sequence[Mapping[str, Any]],
+    author: str,
+    meanwhile: Callable[[], object],
+) -> None:
+    """Write the new rows of creates, with these fields in wire form. `meanwhile` is called while PostgreSQL is busy.
+
+    COPY is half the cost of an INSERT from JSON, and PostgreSQL writes the first rows while the last are sent.
+    What `meanwhile` raises is lost: call it again.
+    """
     defaults = checker(entity).defaults
     fixed = {name: default() for name, default in defaults.items() if not entity.callable_default(name)}
-    records = [{"id": c.key.row, **fixed, **c.values.fields} for c in candidates]
+    records = [{"id": mutation.row, **fixed, **fields} for mutation, fields in zip(mutations, values, strict=True)]
     for name in defaults.keys() - fixed.keys():
         for record in records:
             record.setdefault(name, defaults[name]())
     columns = _columns(entity, ["id", *defaults])
     _in_copy_form(columns.values(), records)
     names = ", ".join(quote(column_of(column)) for column in columns.values())
-    set_author(author, {c.key.row: c.mutation.id for c in candidates})
+    set_author(author, {mutation.row: mutation.id for mutation in mutations})
     statement = block("push.sql", "copy_rows", table=entity.table, columns=names)
     with cursor() as bound, bound.copy(statement, writer=_BusyWriter(bound, meanwhile)) as copy:
         for row in map(itemgetter(*columns), records):
@@ -84,7 +95,7 @@ class _BusyWriter(LibpqWriter):
         wanted = next(ending)
         while wanted == WAIT_W:
             wanted = ending.send((yield wanted))
-        # Nothing may come between us and the answer: `write_wave` asks again, and lets it raise.
+        # Nothing may come between us and the answer.
         with suppress(Exception):
             self._meanwhile()
         while True:
