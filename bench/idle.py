@@ -33,7 +33,11 @@ def run(server: Server) -> Outcome:
             "limit_requests_per_s_1m_rows": noop_beside_many,
             "growth": growth,
         },
-        [Demand("ratio", at_least=0.2), Demand("growth", at_most=1.2), Demand("pulls_per_s", at_least=3_036)],
+        [
+            Demand("ratio", at_least=0.2),
+            Demand("growth", at_most=1.2),
+            Demand("pulls_per_s", at_least=6_072, aim=True),
+        ],
     )
 
 

@@ -11,17 +11,28 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Demand:
-    """A figure that is demanded: `at_least` or `at_most` so much, inclusive."""
+    """A figure that is demanded: `at_least` or `at_most` so much, inclusive.
+
+    An `aim` is an absolute figure, which depends on the machine: it is shown, and nothing fails for it.
+    """
 
     figure: str
     at_least: float | None = None
     at_most: float | None = None
+    aim: bool = False
 
     def met(self, value: float) -> bool:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
     def __str__(self) -> str:
-        return f"≥ {self.at_least:,g}" if self.at_least is not None else f"≤ {self.at_most:,g}"
+        bound = f"≥ {self.at_least:,g}" if self.at_least is not None else f"≤ {self.at_most:,g}"
+        return f"aim {bound}" if self.aim else bound
+
+    def verdict(self, value: float) -> str:
+        """In the markup of rich."""
+        if self.aim:
+            return "reached" if self.met(value) else "[yellow]short[/]"
+        return "[green]pass[/]" if self.met(value) else "[red]MISSED[/]"
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        return all(demand.met(self.figures[demand.figure]) for demand in self.demands)
+        return all(demand.aim or demand.met(self.figures[demand.figure]) for demand in self.demands)
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
@@ -51,8 +62,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
         for place, demand in enumerate(outcome.demands):
             value = outcome.figures[demand.figure]
             told = (outcome.benchmark, outcome.ours, outcome.limit) if place == 0 else ("", "", "")
-            verdict = "[green]pass[/]" if demand.met(value) else "[red]MISSED[/]"
-            table.add_row(*told, demand.figure, number(value), str(demand), verdict)
+            table.add_row(*told, demand.figure, number(value), str(demand), demand.verdict(value))
     Console(width=None if Console().is_terminal else 140).print(table)
 
 
