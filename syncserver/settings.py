@@ -157,5 +157,6 @@ LOGGING = {
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},  # a refused request has its access line already
+        "psycopg": {"level": "ERROR"},  # it warns of each statement whose error we handle, as with a batch sent again
     },
 }
