@@ -111,12 +111,12 @@ class DirectView(APIView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         name = (request.method or "").lower()
         handler = getattr(self, name, None) if name in self.http_method_names else None
-        if handler is None:
-            refused = respond(Problem("method_not_allowed"))
-            refused.headers["Allow"] = ", ".join(self.allowed_methods)
-            return refused
-        response: HttpResponse = handler(request, *args, **kwargs)
-        return response
+        if handler is not None and name != "options":  # whose answer by REST framework wants its own request
+            response: HttpResponse = handler(request, *args, **kwargs)
+            return response
+        refused = respond(Problem("method_not_allowed")) if handler is None else HttpResponse(status=204)
+        refused.headers["Allow"] = ", ".join(self.allowed_methods)
+        return refused
 
 
 class WhateverAccepted(BaseContentNegotiation):

@@ -29,7 +29,7 @@ from rest_framework.views import APIView
 
 from syncserver import encoding
 from syncserver.errors import Problem
-from syncserver.http import RequestMiddleware, body_as, client_address, problem_of
+from syncserver.http import DirectView, RequestMiddleware, body_as, client_address, problem_of
 from syncserver.logs import json_formatter
 
 LARGE = {"text": "again and again " * 1000}
@@ -73,7 +73,13 @@ class RestView(APIView):
         return Response(request.data)
 
 
+class Direct(DirectView):
+    def get(self, _request: HttpRequest) -> HttpResponse:
+        return HttpResponse(b"here")
+
+
 urlpatterns = [
+    path("sync/direct", Direct.as_view()),
     path("sync/push", echo),
     path("sync/echo", echo),
     path("sync/large", large),
@@ -367,6 +373,14 @@ def test_wrong_method_is_a_problem_that_names_the_right_ones(client: Client) -> 
     assert code_of(plain) == code_of(rest) == "method_not_allowed"
     assert plain.headers["Allow"] == "GET"
     assert "POST" in rest.headers["Allow"]
+
+
+def test_direct_view_answers_its_methods_and_names_them_to_who_asks(client: Client) -> None:
+    assert (client.get("/sync/direct").content, client.head("/sync/direct").content) == (b"here", b"")
+    for asked, status in ((client.options("/sync/direct"), 204), (client.delete("/sync/direct"), 405)):
+        assert (asked.status_code, asked.headers["Allow"]) == (status, "GET, HEAD, OPTIONS")
+    raising(Problem("invalid_token"))
+    assert code_of(client.post("/sync/fail")) == "invalid_token"
 
 
 @pytest.mark.parametrize("debug", [False, True])
