@@ -9,9 +9,8 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
     v_number bigint := v_xid::text::bigint;
 BEGIN
-    -- Nearly always every row is new to the feed, and then nothing has to be kept of them between the two tables. A writer
-    -- that is ready for a unique_violation may say so, and then nobody looks.
-    IF current_setting('sync.all_new', true) = 'yes' OR NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
+    -- Nearly always every row is new to the feed, and then nothing has to be kept of them between the two tables.
+    IF NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
                    AND f.entity = {{entity}}) THEN
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
         SELECT n.id, {{entity}}, s.scope, 1, v_xid, nextval('sync_feed_seq'), {{first_row}}::text

@@ -31,8 +31,12 @@ $$;
 -- end and more was committed meanwhile, the next run follows, in the same page only if that is empty so far.
 --
 -- What changed comes in pieces of JSON, one for each range and entity: joined here, megabytes would be copied ten times.
-DROP FUNCTION IF EXISTS sync_pull;
-CREATE FUNCTION sync_pull(
+DO $$ BEGIN -- a function whose result changes cannot be replaced
+    IF NOT EXISTS (SELECT FROM pg_proc WHERE oid = to_regproc('sync_pull') AND 'upserts' = ANY (proargnames)) THEN
+        DROP FUNCTION IF EXISTS sync_pull;
+    END IF;
+END $$;
+CREATE OR REPLACE FUNCTION sync_pull(
     p_token_hash bytea, p_epoch uuid, p_base pg_snapshot, p_held text[], p_target pg_snapshot, p_granting text[],
     p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_many_scoped text[],
     OUT problem text, OUT device uuid, OUT wipe boolean, OUT last_seen_at timestamptz, OUT pending int,
@@ -78,6 +82,9 @@ BEGIN
     END;
     IF problem IS NOT NULL THEN RETURN; END IF;
 
+    IF p_lane = 1 AND p_xid = '0' AND p_seq = 0 THEN
+        p_target := NULL; -- nothing of the run was read yet: it may as well lead to now, and then it can be the last
+    END IF;
     base := p_base;
     held := coalesce(p_held, '{}');
     target := coalesce(p_target, v_now);

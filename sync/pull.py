@@ -88,7 +88,8 @@ def _changes(names: list[bytes], upserts: list[bytes | None], deletes: list[byte
         yield b'%b"%b":{"upserts":[' % (b"," if at else b"", name)
         yield b",".join(rows)
         yield b'],"deletes":['
-        yield b",".join(ids)
+        # A row may go with a scope and out of another one: two lanes, each with its own piece.
+        yield b",".join(dict.fromkeys(b",".join(ids).split(b","))) if len(ids) > 1 else b",".join(ids)
         yield b"]}"
 
 

@@ -17,7 +17,7 @@ from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Error, Mutation, error, parse_batch
 from sync.push_new import NotNew, push_new
-from sync.refusal import errors_of
+from sync.refusal import errors_of, is_of_a_row
 from sync.settle import Pusher, broken_by_clean, settle, settlement, states_of
 from sync.sql import Uuids, array, block, cursor
 from sync.wire import entities
@@ -57,7 +57,7 @@ def _short_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result] | 
         with transaction.atomic():
             revs = push_new(pusher, mutations)
     except OperationalError as problem:
-        if not _lost_race(problem):
+        if not (_lost_race(problem) or is_of_a_row(problem)):
             raise
         return None
     except (NotNew, core.Interleaved, DatabaseError):
@@ -130,7 +130,7 @@ class _Push:
     def _find_replays(self) -> dict[int, int]:
         """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
         with cursor() as bound:
-            bound.execute(block("push.sql", "lock_device"), self.pusher.lock(all_new=False))
+            bound.execute(block("push.sql", "lock_device"), self.pusher.lock)
             bound.execute(block("push.sql", "remembered"), {"ids": Uuids([m.id for m in self.mutations])})
             known = {row[0]: row[1:] for row in bound.fetchall()}
         repeats: dict[int, int] = {}
@@ -200,7 +200,7 @@ class _Push:
                 failures |= refused.failures
                 continue
             except (DatabaseError, ProtectedError, RestrictedError) as problem:
-                if isinstance(problem, OperationalError):
+                if isinstance(problem, OperationalError) and not is_of_a_row(problem):
                     raise
                 if _names(problem, "sync_result_pkey"):
                     raise _Raced from problem

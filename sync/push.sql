@@ -1,7 +1,6 @@
 -- name: lock_device
 -- One push of a device at a time: a resend waits for the first, and then finds its results. No push waits for ever.
 SELECT set_config('lock_timeout', %(seconds)s::int::text || 's', true),
-       set_config('sync.all_new', CASE WHEN %(all_new)s THEN 'yes' ELSE '' END, true),
        pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0));
 
 -- name: remembered

@@ -29,13 +29,11 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
     if len({(mutation.entity, mutation.row) for mutation in mutations}) < len(mutations):
         raise NotNew
     with cursor() as bound:
-        bound.execute(block("push.sql", "lock_device"), pusher.lock(all_new=True))
+        bound.execute(block("push.sql", "lock_device"), pusher.lock)
 
     @cache
     def prepare() -> tuple[list[Candidate], dict[str, Any]]:
-        """The candidates, and what `settle` needs. Raises NotNew where a value is not sound."""
-        if not all(kind.are_sound() for kind in kinds):
-            raise NotNew
+        """The candidates, and what `settle` needs."""
         candidates = [candidate for kind in kinds for candidate in kind.candidates()]
         digests = [candidate.mutation.digest(candidate.values) for candidate in candidates]
         return candidates, settlement(pusher, candidates, digests, [1] * len(candidates))
@@ -48,6 +46,9 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
     states = states_of(pusher, referred)
 
     def check() -> None:
+        # Not before: a validator may ask the database, which can be done while a pipeline is open, but not during COPY.
+        if not all(kind.are_sound() for kind in kinds):
+            raise NotNew
         verdicts, _ = core.decide(candidates, core.units_of(candidates, range(len(candidates))), states, {})
         if any(verdict is not core.WRITE for verdict in verdicts.values()):
             raise NotNew

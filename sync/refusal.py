@@ -1,7 +1,7 @@
 """What PostgreSQL refuses becomes an error of ours, here and nowhere else, by constraint."""
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db import models
+from django.db import OperationalError, models
 from django.db.models import ProtectedError, RestrictedError
 
 from sync.mutation import Error, error
@@ -14,6 +14,11 @@ _BY_SQLSTATE = {
     "23514": "constraint",
     "23P01": "constraint",
 }
+
+
+def is_of_a_row(problem: OperationalError) -> bool:
+    """Whether a row is too much for PostgreSQL (for an index, say), as psycopg's class of error does not tell."""
+    return (getattr(problem.__cause__, "sqlstate", None) or "").startswith("54")
 
 
 def errors_of(problem: Exception, names: set[str]) -> tuple[str | None, tuple[Error, ...]]:
@@ -29,7 +34,7 @@ def errors_of(problem: Exception, names: set[str]) -> tuple[str | None, tuple[Er
     entity = next(
         (e for n, e in entities().items() if n in names and diag and e.model._meta.db_table == diag.table_name), None
     )
-    code = _BY_SQLSTATE.get(state, "invalid_value" if state.startswith("22") else "constraint")
+    code = _BY_SQLSTATE.get(state, "invalid_value" if state.startswith(("22", "54")) else "constraint")
     if entity is None:
         return None, (error("protected" if code == "missing_reference" else code),)
     fields, message = _named(entity, diag.constraint_name, diag.column_name) if diag else ([], None)

@@ -26,9 +26,10 @@ class Pusher:
     def author(self) -> str:
         return f"device:{self.device}"
 
-    def lock(self, *, all_new: bool) -> dict[str, Any]:
+    @property
+    def lock(self) -> dict[str, Any]:
         """The parameters of the SQL block `lock_device`."""
-        return {"device": self.device, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX, "all_new": all_new}
+        return {"device": self.device, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
 
 
 def states_of(pusher: Pusher, keys: Collection[RowKey]) -> dict[RowKey, RowState]:

@@ -8,7 +8,6 @@ The script may be run again on a replica that has it; what waits in the outbox s
 - A group: set `_sync_state."group"` to a uuid at the start of a transaction and to NULL at its end.
 - `_rev` is the row's last revision from the server; an application cannot change it.
 - `_sync_outcome` is where who pushes keeps what was not simply applied; `_sync_replaced` serves the triggers alone.
-- `_sync_missing`: rows that a push found gone. The next pull tells of them; one that does not has to begin anew.
 """
 
 import base64
@@ -101,12 +100,6 @@ CREATE TABLE IF NOT EXISTS "_sync_replaced" (
   "rev" INTEGER,
   "old" TEXT NOT NULL,
   "seq" INTEGER NOT NULL,
-  PRIMARY KEY ("entity", "row")
-);
-
-CREATE TABLE IF NOT EXISTS "_sync_missing" (
-  "entity" TEXT NOT NULL,
-  "row" TEXT NOT NULL,
   PRIMARY KEY ("entity", "row")
 );
 """

@@ -97,6 +97,13 @@ def test_sync_does_not_load_afresh_for_a_row_that_the_server_never_took(phone: R
     assert (report.outcomes, report.reloaded) == ({"rejected": 2}, False)
 
 
+def test_sync_makes_the_table_that_an_older_replica_lacks(phone: Replica) -> None:
+    phone.sync()
+    do(phone, 'DROP TABLE "_sync_missing"')
+    new_contact(phone, "older")
+    assert phone.sync().pushed == 1
+
+
 class PushOnly(httpx.HTTPTransport):
     """A network that is gone before anything can be pulled."""
 

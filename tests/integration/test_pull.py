@@ -286,6 +286,30 @@ def test_pull_brings_a_row_back_whose_new_scope_was_granted_in_the_middle_of_a_r
     assert device.of("order").keys() == {str(row.pk) for row in rows}
 
 
+@pytest.mark.protocol("P4")
+def test_pull_tells_a_row_once_that_left_one_scope_for_another_which_was_revoked() -> None:
+    kept, lost = employee(1), employee(2)
+    row = order(kept)
+    device = TestDevice(f"employee:{kept}", f"employee:{lost}")
+    device.pull()
+    Order.objects.filter(pk=row.pk).update(employee=lost)
+    device.revoke(f"employee:{lost}")
+    assert device.page(device.token)["changes"] == {"order": {"upserts": [], "deletes": [str(row.pk)]}}
+
+
+@pytest.mark.protocol("P1")
+def test_pull_of_several_pages_ends_however_many_write_meanwhile() -> None:
+    device = TestDevice()
+    for _ in range(5):
+        contact()
+    assert device.step(3)
+    for _ in range(3):
+        contact()
+        more = device.step()
+    assert not more
+    assert len(device.of("contact")) == 8
+
+
 @pytest.mark.protocol("P5")
 def test_pull_tells_a_move_between_scopes_as_a_delete_here_and_a_row_there() -> None:
     here, there = employee(1), employee(2)

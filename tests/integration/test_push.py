@@ -1,6 +1,7 @@
 """What push promises (rules U1 to U9 of docs/protocol.md)."""
 
 import json
+import random
 import threading
 from typing import Any
 
@@ -9,7 +10,9 @@ from pytest_django import Settings
 
 from devices.models import Device
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
+from sync.checker import checker
 from sync.models import Conflict, Rejection
+from sync.wire import entities
 from tests.integration.sync_support import (
     TestDevice,
     create,
@@ -533,3 +536,38 @@ def test_push_that_waits_too_long_for_another_writer_returns_503_and_applies_not
         other.rollback()
     assert (problem(answer), "Retry-After" in answer) == ((503, "service_unavailable"), True)
     assert Contact.objects.count() == 1
+
+
+@pytest.mark.protocol("U2")
+def test_push_row_that_comes_back_in_another_scope_goes_on_counting_its_revisions() -> None:
+    here, there = (str(Employee.objects.create(number=n, first_name="E", last_name="E").pk) for n in (1, 2))
+    customer = str(Customer.objects.create(name="C").pk)
+    device = TestDevice("global", f"employee:{here}", f"employee:{there}")
+    values = {"customer_id": customer, "ordered_on": "2026-11-21"}
+    made = create("order", **values, employee_id=here)
+    device.push(made)
+    device.push(delete(made["row"], 1, "order"))
+    (result,) = device.push(create("order", made["row"], **values, employee_id=there))
+    assert (result["status"], result["rev"]) == ("applied", 3)
+
+
+@pytest.mark.protocol("U8")
+def test_push_validator_may_ask_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(value: str) -> str | None:
+        return "There is one already." if Contact.objects.filter(note=value).exists() else None
+
+    rules = checker(entities()["contact"])._rules
+    monkeypatch.setattr(checker(entities()["contact"]), "_rules", [*rules, ("note", [known])])
+    device = TestDevice()
+    assert device.statuses(create(first_name="A", note="one")) == ["applied"]
+    assert device.statuses(create(first_name="B", note="one"), create(first_name="C")) == ["rejected", "applied"]
+
+
+@pytest.mark.protocol("U3")
+def test_push_row_too_large_for_an_index_is_rejected_alone() -> None:
+    sql("CREATE INDEX too_small ON entities_contact (note)")
+    try:
+        device, large = TestDevice(), "".join(map(chr, random.Random(1).choices(range(0x4E00, 0x9FFF), k=5_000)))
+        assert device.statuses(create(first_name="A", note=large), create(first_name="B")) == ["rejected", "applied"]
+    finally:
+        sql("DROP INDEX too_small")

@@ -158,6 +158,14 @@ def save_enrolment(conn: sqlite3.Connection, url: str, name: str | None, answer:
         )
 
 
+def prepare(conn: sqlite3.Connection) -> None:
+    """Make the SDK's own table, which older replicas lack: rows that a push found gone, until a pull tells of them."""
+    conn.execute(
+        'CREATE TABLE IF NOT EXISTS "_sync_missing"'
+        ' ("entity" TEXT NOT NULL, "row" TEXT NOT NULL, PRIMARY KEY ("entity", "row"))'
+    )
+
+
 def read_state(conn: sqlite3.Connection) -> State:
     """Raises NotEnrolled where the file is no replica."""
     fresh = _has_table(conn, "_sync_enrolled")

@@ -148,7 +148,7 @@ def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, resul
         # A replayed answer may be older than what was pulled since, and edits that still wait stay in sight.
         if waiting or (result.get("replayed") and known_rev > (mutation.base or 0)):
             return None
-        if known_rev or mutation.base or not _was_refused(conn, mutation):
+        if result["status"] == "rejected" and (known_rev or mutation.base or not _was_refused(conn, mutation)):
             # Gone with a scope, perhaps, which may be back before the next pull as if it had never been away.
             conn.execute('INSERT OR IGNORE INTO "_sync_missing" VALUES (?, ?)', (entity.name, mutation.row))
         put_row(conn, entity, mutation.row, None)

@@ -178,6 +178,7 @@ class Replica:
         wait: int,
     ) -> None:
         problem: SyncError | None = None
+        database.prepare(conn)
         for start in range(FRESH_STARTS_MAX):
             # On a fresh start the schema is asked for whatever our ETag says: a page may have told that it moved.
             state = database.read_state(conn)
