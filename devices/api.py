@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from devices import enroll
-from devices.authentication import device_of
+from devices.authentication import bearer_hash, device_of
 from devices.models import Device
 from syncserver.http import body_as, client_address
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems, schema
@@ -178,7 +178,9 @@ class RotateView(APIView):
     )
     def post(self, request: Request) -> HttpResponse:
         """The old token is refused from the moment of the answer."""
-        return _json(Rotated(enroll.rotate(device_of(request))))
+        hashed = bearer_hash(request)
+        assert hashed is not None  # of a device that was authenticated
+        return _json(Rotated(enroll.rotate(device_of(request), hashed)))
 
 
 def _moment(value: datetime) -> str:

@@ -82,10 +82,11 @@ def enroll(code: str, name: str, platform: str, app_version: str, address: str) 
     raise Problem("enrollment_refused")
 
 
-def rotate(device: Device) -> str:
-    """Give the device a new token and return it. The old one is refused from now on."""
+def rotate(device: Device, old_hash: bytes) -> str:
+    """Give the device a new token for the old one, which is refused from now on. Raises Problem: unauthorized."""
     token = _new_token()
-    Device.objects.filter(pk=device.pk).update(token_hash=token_hash(token))
+    if not Device.objects.filter(pk=device.pk, token_hash=old_hash).update(token_hash=token_hash(token)):
+        raise Problem("unauthorized", "The token was swapped by another call at the same moment.")
     return token
 
 

@@ -47,7 +47,7 @@ class Checker:
             sets = joined_sets(mutations)
             try:
                 found = plain_values(sets)
-            except RecursionError:
+            except (RecursionError, msgspec.DecodeError):
                 found = []
             if found and self.are_sound(mutations[0].op, sets, found):
                 return [Values(fields, {}) for fields in found]
@@ -151,7 +151,7 @@ def joined_sets(mutations: Iterable[Mutation]) -> bytes:
 
 
 def plain_values(sets: bytes) -> list[dict[str, Any]]:
-    """The members of an array of objects, in wire form. Raises RecursionError."""
+    """The members of an array of objects, in wire form. Raises RecursionError, and DecodeError for a huge number."""
     return _plain_list.decode(sets)
 
 
@@ -187,12 +187,12 @@ def _type(field: Field, *, amount: bool = False) -> Any:
             low, high = (-REVISION_MAX - 1 if low is None else low), (REVISION_MAX if high is None else high)
             kind = Annotated[int, msgspec.Meta(ge=-high if amount else low, le=high)]
             if amount or high > INTEGER_SAFE_MAX:
-                kind = kind | Annotated[str, msgspec.Meta(pattern=rf"^-?\d{{1,{_INTEGER_DIGITS_MAX}}}$")]
+                kind = kind | Annotated[str, msgspec.Meta(pattern=rf"^-?[0-9]{{1,{_INTEGER_DIGITS_MAX}}}(?!\n)$")]
         case "decimal":
             assert isinstance(model_field, models.DecimalField)
             digits, places = model_field.max_digits or 1000, model_field.decimal_places or 0
-            fraction = rf"(\.\d{{1,{places}}})?" if places else ""
-            kind = Annotated[str, msgspec.Meta(pattern=rf"^-?\d{{1,{max(digits - places, 1)}}}{fraction}$")]
+            fraction = rf"(\.[0-9]{{1,{places}}})?" if places else ""
+            kind = Annotated[str, msgspec.Meta(pattern=rf"^-?[0-9]{{1,{max(digits - places, 1)}}}{fraction}(?!\n)$")]
         case "boolean":
             kind = bool
         case "real":

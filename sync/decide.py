@@ -78,7 +78,8 @@ class Interleaved(ValueError):
 def units_of(candidates: Sequence[Candidate], places: Iterable[int]) -> list[Unit]:
     """The units of the mutations at these places, in the order in which they take effect.
 
-    That is as sent, but a parent that comes later is moved before its child. Raises Interleaved.
+    That is as sent, but a parent that comes later is moved before its child, unless that would change the order of the
+    mutations of some row. Raises Interleaved.
     """
     places = list(places)
     if not any(candidates[at].references or candidates[at].mutation.group for at in places):
@@ -89,14 +90,34 @@ def units_of(candidates: Sequence[Candidate], places: Iterable[int]) -> list[Uni
     _refuse_interleaved(candidates, members)
     units = [Unit(key if isinstance(key, str) else None, tuple(found)) for key, found in members.items()]
     place_of = {at: place for place, unit in enumerate(units) for at in unit.members}
-    creator = {c.key: place_of[at] for at in place_of if (c := candidates[at]).mutation.op == "create"}
+    first: dict[RowKey, int] = {}
+    for at in places:
+        first.setdefault(candidates[at].key, at)
+    # A row whose first mutation is no create was there before.
+    creator = {key: place_of[at] for key, at in first.items() if candidates[at].mutation.op == "create"}
     parents = [
         {creator[key] for at in unit.members for _, key in candidates[at].references if key in creator}
         for unit in units
     ]
     if all(parent <= place for place, found in enumerate(parents) for parent in found):
         return units
-    return [units[place] for place in _parents_first(parents)]
+    before = _row_order(candidates, units)
+    order = _parents_first([found | before[place] for place, found in enumerate(parents)])
+    now = {place: number for number, place in enumerate(order)}
+    if any(now[earlier] > now[place] for place in now for earlier in before[place]):
+        return units
+    return [units[place] for place in order]
+
+
+def _row_order(candidates: Sequence[Candidate], units: Sequence[Unit]) -> list[set[int]]:
+    """For each unit the places of those that changed one of its rows just before it."""
+    last: dict[RowKey, int] = {}
+    before: list[set[int]] = []
+    for place, unit in enumerate(units):
+        rows = {candidates[at].key for at in unit.members}
+        before.append({last[row] for row in rows if row in last})
+        last |= dict.fromkeys(rows, place)
+    return before
 
 
 def _parents_first(parents: Sequence[set[int]]) -> list[int]:

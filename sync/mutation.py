@@ -18,7 +18,7 @@ REVISION_MAX = 2**63 - 1
 
 UUID_PATTERN = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 # Text, since a batch has thousands of ids that are only compared and handed on; UUID objects cost five times as much.
-Id = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
+Id = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN, max_length=36)]  # as "$" lets a line feed follow
 
 
 class Mutation(msgspec.Struct, forbid_unknown_fields=True):
@@ -94,6 +94,7 @@ _ESCAPES = re.compile(rb"\\(?:u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*|.)", re.S)
 def parse_batch(body: bytes, mutations_max: int) -> Batch:
     """The batch of a request body. Raises Problem: invalid_json, invalid_request, unknown_field, batch_too_large."""
     try:
+        body.decode()  # the decoder passes over `set` and `add`, whatever bytes they hold
         try:
             batch = _decode(body)
         except msgspec.ValidationError:

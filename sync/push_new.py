@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import msgspec
+
 from sync import decide as core
 from sync.candidates import references_in
 from sync.checker import checker, joined_sets, plain_values
@@ -93,5 +95,5 @@ def _by_entity(mutations: Sequence[Mutation]) -> list[_Creates]:
         raise NotNew
     try:
         return [_Creates(entity, found[name]) for name, entity in entities().items() if name in found]
-    except RecursionError:
+    except (RecursionError, msgspec.DecodeError):
         raise NotNew from None

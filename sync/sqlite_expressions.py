@@ -53,11 +53,11 @@ def wire(field: Field, value: str) -> str:
     """
     match field["type"]:
         case "boolean":
-            return f"CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE json_quote({value}) END"
+            return f"CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE {_quoted(value)} END"
         case "integer":
             return (
                 f"CASE WHEN typeof({value}) = 'integer' AND {value} NOT BETWEEN -9007199254740992 AND 9007199254740992"
-                f" THEN '\"' || {value} || '\"' ELSE json_quote({value}) END"
+                f" THEN '\"' || {value} || '\"' ELSE {_quoted(value)} END"
             )
         case "real":
             # 15 digits where they are enough, else 17: json_quote() always writes 15 and loses the last bits.
@@ -78,6 +78,14 @@ def wire(field: Field, value: str) -> str:
             return f"json_quote({_base64(value)})"
         case _:
             return f"json_quote({value})"
+
+
+def _quoted(value: str) -> str:
+    """JSON of what should have been a whole number: JSON has no infinity, so that goes as text, and is refused."""
+    return (
+        f"CASE WHEN typeof({value}) = 'real' AND abs({value}) > 1.7976931348623157e308 THEN json_quote({value} || '')"
+        f" ELSE json_quote({value}) END"
+    )
 
 
 def comparable(field: Field, value: str) -> str:

@@ -157,6 +157,7 @@ LOGGING = {
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},  # a refused request has its access line already
+        "django.security.DisallowedHost": {"level": "CRITICAL"},  # anybody may send any; the access line has it
         "psycopg": {"level": "ERROR"},  # it warns of each statement whose error we handle, as with a batch sent again
     },
 }

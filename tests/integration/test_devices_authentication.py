@@ -283,7 +283,9 @@ def test_token_is_long_and_recognisable(tablet: tuple[Device, str]) -> None:
     device, token = tablet
     assert token.startswith("sd_")
     assert len(token) == len("sd_") + len(secrets.token_urlsafe(32))
-    assert rotate(device) != token
+    assert rotate(device, token_hash(token)) != token
+    with pytest.raises(Problem, match="unauthorized"):
+        rotate(device, token_hash(token))  # another call was faster
 
 
 def test_identify_unknown_hash_is_unauthorized() -> None:

@@ -571,3 +571,38 @@ def test_push_row_too_large_for_an_index_is_rejected_alone() -> None:
         assert device.statuses(create(first_name="A", note=large), create(first_name="B")) == ["rejected", "applied"]
     finally:
         sql("DROP INDEX too_small")
+
+
+@pytest.mark.protocol("U3")
+@pytest.mark.parametrize(
+    "values",
+    [
+        b'{"first_name": 1e999}',
+        b'{"first_name": "A", "nothing_of_ours": 1e999}',
+        b'{"first_name": "A", "nothing_of_ours": ' + b"9" * 10_000 + b"}",
+        b'{"first_name": "A", "customer_id": "00000000-0000-0000-0000-000000000001\\n"}',
+    ],
+)
+def test_push_number_beyond_any_range_or_line_feed_is_rejected_alone(values: bytes) -> None:
+    device = TestDevice()
+    bodies = [json.dumps(create(first_name="B")).encode() for _ in range(3)]
+    bodies[1] = bodies[1].replace(b'{"first_name": "B"}', values)
+    answer = device.send(b'{"mutations": [' + b",".join(bodies) + b"]}")
+    assert [result["status"] for result in answer.json()["results"]] == ["applied", "rejected", "applied"]
+
+
+@pytest.mark.protocol("U9")
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80"])
+def test_push_body_that_is_not_utf8_is_refused_whole(bad: bytes) -> None:
+    body = json.dumps({"mutations": [create(first_name="BAD")]}).encode().replace(b"BAD", bad)
+    answer = TestDevice().send(body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.protocol("U9")
+@pytest.mark.parametrize("member", ["id", "row", "group"])
+def test_push_id_with_a_line_feed_is_refused_whole(member: str) -> None:
+    mutation = create() | {"group": new_id()}
+    mutation[member] += "\n"
+    answer = TestDevice().send({"mutations": [mutation]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")

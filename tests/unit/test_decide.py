@@ -105,6 +105,34 @@ def test_units_put_a_parent_before_its_child_also_in_a_long_chain_backwards() ->
     assert order == list(reversed(range(count)))
 
 
+def test_units_never_change_the_order_of_the_mutations_of_a_row() -> None:
+    child, parent = number(1), number(2)
+    # The parent was there before: its create brings it back after its delete, and is not what the child refers to.
+    brought_back = [
+        candidate("create", row=child, parent=parent),
+        candidate("delete", row=child),
+        candidate("delete", row=parent),
+        candidate("create", row=parent),
+    ]
+    assert [unit.members for unit in units_of(brought_back, range(4))] == [(0,), (1,), (2,), (3,)]
+    # The parent comes later, in a group that also changes what the child changed before.
+    circle = [
+        candidate("create", row=child, parent=parent),
+        candidate("create", row=parent, group="g"),
+        candidate("update", row=child, group="g"),
+    ]
+    assert [unit.members for unit in units_of(circle, range(3))] == [(0,), (1, 2)]
+    # The same with another row: both keep their places, and the parent is still moved.
+    other = number(3)
+    moved = [
+        candidate("create", row=child, parent=parent),
+        candidate("update", row=other),
+        candidate("create", row=parent, group="g"),
+        candidate("update", row=other, group="g"),
+    ]
+    assert [unit.members for unit in units_of(moved, range(4))] == [(1,), (2, 3), (0,)]
+
+
 def test_units_leave_a_circle_of_parents_as_it_comes() -> None:
     circle = [candidate("create", row=number(n), parent=number(1 - n)) for n in range(2)]
     assert len(units_of(circle, range(2))) == 2

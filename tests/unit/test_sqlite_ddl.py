@@ -170,6 +170,13 @@ def test_decimal_counter_beyond_exactness_is_set(db: sqlite3.Connection, number:
     assert "add" not in mutation
 
 
+def test_infinity_travels_as_text_for_the_server_to_refuse(db: sqlite3.Connection) -> None:
+    acknowledged(db, quantity=1)
+    db.execute('UPDATE "order" SET quantity = 9e999, done = 9e999, weight = -9e999')
+    (mutation,) = outbox(db)
+    assert mutation["set"] == {"quantity": "Inf", "done": "Inf", "weight": "-Inf"}
+
+
 def test_read_only_field_is_never_sent(db: sqlite3.Connection) -> None:
     acknowledged(db, total="1")
     db.execute("UPDATE \"order\" SET total = '2'")

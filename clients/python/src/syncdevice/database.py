@@ -230,6 +230,7 @@ def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
     """
     wanted = _rehearse(ddl)
     with immediate(conn):
+        prepare(conn)
         known = read_state(conn)
         trigger_names = conn.execute("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB '_sync_*'")
         for (trigger,) in trigger_names.fetchall():
