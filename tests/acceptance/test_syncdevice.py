@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from syncdevice import Busy, DeviceRevoked, NotReachable, Replica
+from syncdevice import Busy, DeviceRevoked, NotReachable, Replica, Unusable
 
 from tests.acceptance.acceptance_support import Server, running_server
 
@@ -95,6 +95,22 @@ def test_sync_does_not_load_afresh_for_a_row_that_the_server_never_took(phone: R
     do(phone, "UPDATE contact SET note = 'later' WHERE id = ?", row)
     report = phone.sync()
     assert (report.outcomes, report.reloaded) == ({"rejected": 2}, False)
+
+
+def test_enroll_says_what_is_wrong_with_an_address_or_a_file_before_it_sends_the_code(tmp_path: Path) -> None:
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("not a database")
+    foreign.chmod(0o644)
+    for url in ("http://[::1", "http://", "http://127.0.0.1:99999", "http://exa mple", "not-a-url", "ftp://x"):
+        with pytest.raises(Unusable, match="no address of a server"):
+            Replica.enroll(url, "CODE", tmp_path / "new.db", name="x")
+    assert not (tmp_path / "new.db").exists()
+    for file in (foreign, tmp_path, tmp_path / "nowhere" / "a.db"):
+        with pytest.raises(Unusable, match=r"give a(nother)? file"):
+            Replica.enroll("http://127.0.0.1:1", "CODE", file, name="x")
+    assert foreign.read_text() == "not a database"
+    assert foreign.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_sync_makes_the_table_that_an_older_replica_lacks(phone: Replica) -> None:

@@ -11,6 +11,7 @@ from syncdevice.errors import (
     ProtocolError,
     Refused,
     SyncError,
+    Unusable,
 )
 from syncdevice.replica import Replica, group
 from syncdevice.reports import Change, Outcome, Progress, Status, SyncReport
@@ -30,5 +31,6 @@ __all__ = [
     "Status",
     "SyncError",
     "SyncReport",
+    "Unusable",
     "group",
 ]

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from syncdevice import __version__
-from syncdevice.errors import Busy, DeviceRevoked, EnrollmentRefused, NotReachable, SyncError
+from syncdevice.errors import Busy, DeviceRevoked, EnrollmentRefused, NotReachable, SyncError, Unusable
 from syncdevice.replica import Replica
 from syncdevice.reports import Progress, SyncReport
 
@@ -24,6 +24,7 @@ EXIT_CODES: list[tuple[type[SyncError], int]] = [
     (DeviceRevoked, 4),
     (EnrollmentRefused, 5),
     (Busy, 6),
+    (Unusable, 2),
     (SyncError, 1),
 ]
 EPILOG = """exit codes: 0 done, 1 the server or the file refuses, 2 wrong usage, 3 the server cannot be reached

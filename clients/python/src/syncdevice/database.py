@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from syncdevice.errors import Busy, NotEnrolled, ProtocolError
+from syncdevice.errors import Busy, NotEnrolled, ProtocolError, Unusable
 
 BUSY_SECONDS = 30.0
 REPLICA_FILES = ("", "-wal", "-shm", "-journal")
@@ -49,6 +49,21 @@ class State:
 def quote(name: str) -> str:
     """`name` as a SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+_MAGIC = b"SQLite format 3\0"
+
+
+def claim(path: str) -> None:
+    """Make the file of a replica, or take one that is there. Raises Unusable where that cannot be."""
+    try:
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                if file.read(len(_MAGIC)) not in {b"", _MAGIC}:
+                    raise Unusable(f"{path!r} is no SQLite file, and stays as it is: give another file")
+        create_private(path)
+    except OSError as error:
+        raise Unusable(f"{path!r}: {error.strerror}: give a file in a folder that is there and yours") from error
 
 
 def create_private(path: str) -> None:

@@ -5,6 +5,10 @@ class SyncError(Exception):
     """Base of all. Nothing that the user entered is lost by any of them, except that a wipe deletes the file."""
 
 
+class Unusable(SyncError):
+    """What was given as the server's address cannot be one, or the file cannot be made or written. Give another."""
+
+
 class NotReachable(SyncError):
     """No answer in the time allowed, or the server was too busy. Work goes on offline; call `sync()` again later.
 

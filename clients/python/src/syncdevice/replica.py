@@ -105,18 +105,18 @@ class Replica:
         """Make the file at `path` the replica of a new device. No rows yet: `sync()` loads them.
 
         A file that is a replica already is enrolled anew: its waiting edits stay and are pushed by the new device.
-        Raises EnrollmentRefused, NotReachable. When only making the tables fails, the next `sync()` makes them.
+        Raises Unusable, EnrollmentRefused, NotReachable. When only making the tables fails, the next `sync()` does it.
         """
         path = os.fspath(path)
-        database.create_private(path)
         request = {"code": code, "name": name, "platform": platform, "app_version": app_version}
-        with database.locked(path, 30.0), closing(database.connect(path)) as conn:
-            with closing(Transport(url, http=http, retry_seconds=retry_seconds)) as transport:
+        with closing(Transport(url, http=http, retry_seconds=retry_seconds)) as transport:
+            database.claim(path)
+            with database.locked(path, 30.0), closing(database.connect(path)) as conn:
                 answer = transport.enroll(request)
-            database.save_enrolment(conn, url, name, answer)
-            database.remove_files(path, database.STAGE_FILES)
-            with closing(Transport(url, answer["token"], http=http, retry_seconds=retry_seconds)) as transport:
-                _refresh_schema(conn, transport, None)
+                database.save_enrolment(conn, url, name, answer)
+                database.remove_files(path, database.STAGE_FILES)
+                with closing(Transport(url, answer["token"], http=http, retry_seconds=retry_seconds)) as enrolled:
+                    _refresh_schema(conn, enrolled, None)
         return cls(path, http=http, retry_seconds=retry_seconds)
 
     def connect(self) -> sqlite3.Connection:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -25,16 +26,19 @@ from syncdevice.errors import (
     Refused,
     SyncError,
     TokenExpired,
+    Unusable,
 )
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 20.0
 RETRY_TOTAL_SECONDS = 60.0
+RETRY_ENROLMENT_SECONDS = 15.0  # at most, since a person waits for it
 PULL_ROWS = 10_000
 GZIP_FROM_BYTES = 4_096
 TIMEOUT = httpx.Timeout(connect=10.0, read=90.0, write=60.0, pool=10.0)
 
+_HOST = re.compile(r"[^\s/?#@%]+")
 _TAIL = re.compile(rb'"token"\s*:\s*"([^"\\]*)"\s*,\s*"has_more"\s*:\s*(true|false)\s*\}\s*\Z')
 
 
@@ -81,6 +85,15 @@ def read_page(body: bytes) -> Page:
         raise ProtocolError("the answer to a pull is not of protocol version 1: check the URL") from error
 
 
+def _address(url: str) -> httpx.URL:
+    """Raises Unusable for what is no address of a server."""
+    with suppress(httpx.InvalidURL):
+        address = httpx.URL(url)
+        if address.scheme in {"http", "https"} and _HOST.fullmatch(address.host) and (address.port or 1) < 1 << 16:
+            return address
+    raise Unusable(f"{url!r} is no address of a server: it should look like https://sync.example.com")
+
+
 class Transport:
     """The calls of the protocol, usable from two threads. `client_note` is the tail of the Sync-Client header."""
 
@@ -100,11 +113,11 @@ class Transport:
         self._retry_seconds, self._clock, self._chance = retry_seconds, clock, chance
         self._sleep = sleep or self._stop.wait
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        if httpx.URL(url).host in {"localhost", "127.0.0.1", "::1"}:
+        if _address(url).host in {"localhost", "127.0.0.1", "::1"}:
             headers["Accept-Encoding"] = "identity"  # compression costs more than it saves on one machine
         # Reading the certificate authorities takes longer than a whole idle sync: not where there is no TLS.
         # (An empty context trusts nobody.)
-        verify = True if httpx.URL(url).scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        verify = True if _address(url).scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._client = httpx.Client(
             base_url=url.rstrip("/"), timeout=TIMEOUT, transport=http, headers=headers, verify=verify
         )
@@ -157,7 +170,8 @@ class Transport:
             sent["Content-Type"] = "application/json"
             if len(body) >= GZIP_FROM_BYTES:
                 body, sent["Content-Encoding"] = gzip.compress(body, 5, mtime=0), "gzip"
-        end, attempt = self._clock() + self._retry_seconds, 0
+        seconds = min(self._retry_seconds, RETRY_ENROLMENT_SECONDS) if once else self._retry_seconds
+        end, attempt = self._clock() + seconds, 0
         while True:
             retry_after = None
             try:
@@ -168,8 +182,6 @@ class Transport:
                 problem = f"no answer from {self._client.base_url}: {error or type(error).__name__}"
                 if once:
                     raise NotReachable(f"{problem}; if the code is refused now, ask for a new one") from error
-            except httpx.InvalidURL as error:
-                raise ProtocolError(f"{self._client.base_url} is not a URL: {error}") from error
             else:
                 if response.is_success or response.status_code == 304:
                     return response
@@ -179,7 +191,10 @@ class Transport:
                 retry_after = parse_retry_after(response.headers.get("Retry-After"), time.time())
             delay = retry_delay(attempt, retry_after, self._chance())
             if self._stop.is_set() or self._clock() + delay >= end:
-                raise NotReachable(f"{problem}; edits wait in the outbox, sync again later", retry_after)
+                advice = (
+                    "check the address, or try again later" if once else "edits wait in the outbox, sync again later"
+                )
+                raise NotReachable(f"{problem}; {advice}", retry_after)
             self._sleep(delay)
             attempt += 1
 
