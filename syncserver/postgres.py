@@ -28,6 +28,9 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "max_connections": "200",
     "max_wal_size": "2GB",
+    # The log of a large push is flushed while its triggers are still at work, so that its commit has less to wait for.
+    "wal_writer_delay": "10ms",
+    "wal_writer_flush_after": "256kB",
     "log_min_messages": "warning",
 }
 
