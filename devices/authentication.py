@@ -19,6 +19,7 @@ from rest_framework.request import Request
 
 from devices.models import Device
 from syncserver.errors import Problem
+from syncserver.logs import DEVICE_KEY
 
 UNKNOWN = -1
 PENDING_MAX = 2**31 - 1  # of a PostgreSQL integer
@@ -84,7 +85,7 @@ def identify(hashed: bytes, request: HttpRequest | None = None) -> Device:
     device = Device.from_db(connection.alias, ("id", "name", "user_id", "wipe", "last_seen_at", "pending"), fields)
     device.scopes = scopes
     if request is not None:
-        request.device_id = device.id  # type: ignore[attr-defined]
+        request.META[DEVICE_KEY] = device.id
     if revoked:
         raise refusal(device.wipe)
     return device

@@ -54,9 +54,11 @@ def main() -> None:
             sys.exit(0 if address else 1)
         case "reset":
             stop()
-            for file in LIVE.glob(f"{DATABASE}.sqlite*"):
+            found = list(LIVE.glob(f"{DATABASE}.sqlite*"))
+            for file in found:
                 file.unlink()
-            say("Northwind will be as first loaded at the next start.")
+            if found:
+                say("Northwind will be as first loaded at the next start.")
 
 
 def start(port: int) -> None:

@@ -15,6 +15,7 @@ from sync.schema import schema_as
 from sync.settle import Pusher
 from syncserver.errors import Problem
 from syncserver.http import DirectView, WhateverAccepted
+from syncserver.logs import DEVICE_KEY
 
 
 class SchemaView(APIView):
@@ -43,7 +44,7 @@ class PullView(DirectView):
         limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
         _number(request, "wait", 0, settings.SYNC_PULL_WAIT_SECONDS_MAX)  # answered at once in this version
         page = pull(hashed, request.GET.get("token"), limit)
-        request.device_id = page.device  # type: ignore[attr-defined]
+        request.META[DEVICE_KEY] = page.device
         seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
         return HttpResponse(page.body, content_type="application/json")
 

@@ -74,7 +74,8 @@ class Checker:
         if not self.entity.declaration.writable:
             return [error("read_only_entity")]
         if mutation.op == "delete":
-            return NO_VALUES if mutation.set == mutation.add == EMPTY else [error("invalid_mutation", "set")]
+            empty = {bytes(members).translate(None, b" \t\r\n") for members in (mutation.set, mutation.add)} == {b"{}"}
+            return NO_VALUES if empty else [error("invalid_mutation", "set")]
         try:
             self._types["set"].decode(mutation.set)
             fields = _plain.decode(mutation.set)

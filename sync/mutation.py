@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -37,10 +37,10 @@ class Mutation(msgspec.Struct, forbid_unknown_fields=True):
     def digest(self, values: Values) -> str:
         """What is the same when a mutation is sent again, whatever its white space and the order of its keys: 128 bits.
 
-        `values` are its checked values; of a mutation that failed the check the text counts as it came.
+        `values` are its checked values, none for a mutation that failed the check.
         """
-        fields = values.fields or bytes(self.set).decode()
-        amounts = values.amounts or bytes(self.add).decode()
+        fields = values.fields or _content(self.set)
+        amounts = values.amounts or _content(self.add)
         content = (self.entity, self.row, self.op, self.base, fields, amounts, self.group, self.made_at)
         return hashlib.blake2b(_canonical.encode(content), digest_size=16).hexdigest()
 
@@ -62,12 +62,12 @@ class _AnyCase(Mutation):
 class Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The body of a push."""
 
-    mutations: list[Mutation]
+    mutations: Sequence[Mutation]
     sent_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 class _AnyCaseBatch(Batch, forbid_unknown_fields=True, frozen=True):
-    mutations: list[_AnyCase]  # type: ignore[assignment]
+    mutations: Sequence[_AnyCase]
 
 
 class Error(msgspec.Struct, frozen=True):
@@ -81,6 +81,16 @@ class Error(msgspec.Struct, frozen=True):
 def error(code: str, field: str | None = None, message: str | None = None) -> Error:
     """An error with the catalogue's message, or a better one. A field's name may be what a device made up."""
     return Error(field.replace("\x00", "\ufffd") if field else field, code, message or REJECTIONS[code])
+
+
+def _content(members: msgspec.Raw) -> object:
+    """What an object holds; its text where that cannot be told."""
+    if members == EMPTY:
+        return {}
+    try:
+        return msgspec.json.decode(members)
+    except (msgspec.DecodeError, RecursionError):
+        return bytes(members).decode()
 
 
 _canonical = msgspec.json.Encoder(order="deterministic")

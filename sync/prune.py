@@ -1,5 +1,6 @@
 """Forgetting what is old: tombstones, answers, months of history. Meant for once a day; any time will do."""
 
+import logging
 from typing import Any
 
 from django.conf import settings
@@ -7,6 +8,8 @@ from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
 
 from sync.sql import block, quote
+
+log = logging.getLogger(__name__)
 
 HISTORY_AGE_DAYS_MIN = 30  # merges find their base in it
 LOCK_SECONDS_MAX = 5  # others queue behind one that waits for a whole table, so it gives up soon
@@ -42,5 +45,6 @@ def _run(statement: str, **parameters: int) -> list[tuple[Any, ...]] | None:
             return cursor.fetchall() if cursor.description else []
     except OperationalError as error:
         if isinstance(error.__cause__, LockNotAvailable):
+            log.warning("Others were in the way for %s s; the next run does it: %s", LOCK_SECONDS_MAX, statement[:60])
             return None
         raise

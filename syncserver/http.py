@@ -29,6 +29,7 @@ from rest_framework.views import APIView
 
 from syncserver import encoding
 from syncserver.errors import CODE_BY_STATUS, MEDIA_TYPE, Problem
+from syncserver.logs import DEVICE_KEY
 
 T = TypeVar("T")
 
@@ -238,7 +239,7 @@ def _request_id(given: str | None) -> str:
 
 
 def _facts(request: HttpRequest, response: HttpResponseBase, request_id: str, started: float) -> dict[str, object]:
-    """The access line: the path without its query, which may hold a token; authentication sets `device_id`."""
+    """The access line: the path without its query, which may hold a token; authentication notes the device."""
     return {
         "event": "request",
         "level": "info",
@@ -247,7 +248,7 @@ def _facts(request: HttpRequest, response: HttpResponseBase, request_id: str, st
         "path": request.path_info,
         "status": response.status_code,
         "ms": round((perf_counter() - started) * 1000, 2),
-        "device": getattr(request, "device_id", None),
+        "device": request.META.get(DEVICE_KEY),
         "request_id": request_id,
     }
 

@@ -10,6 +10,7 @@ import structlog
 from structlog.types import EventDict, Processor
 
 REDACTED = "[redacted]"
+DEVICE_KEY = "syncserver.device"  # in a request's META: whom the access line names
 _SECRET_KEY = re.compile(r"(?:^|_|-)(?:token|authorization|password|secret|cookie|code)(?:$|_|-)", re.IGNORECASE)
 # Secrets that hide in free text: device tokens, bearer headers, enrolment codes and passwords within addresses.
 _SECRET_TEXT = re.compile(

@@ -67,34 +67,33 @@ def test_start_where_the_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
         postgres.stop(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="every other test here runs as an ordinary user already")
 def test_start_as_an_ordinary_user(tmp_path: Path) -> None:
-    try:
-        user = pwd.getpwnam("nobody")
-    except KeyError:
-        pytest.skip("this machine has no user nobody")
-    home = Path("/tmp") / f"syncserver-nobody-{os.getpid()}"
-    home.mkdir()
-    os.chown(home, user.pw_uid, user.pw_gid)
+    home, user = tmp_path, pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    if user:
+        home = Path("/tmp") / f"syncserver-nobody-{os.getpid()}"  # nobody may not enter pytest's folder
+        home.mkdir()
+        os.chown(home, user.pw_uid, user.pw_gid)
     script = "import sys; from pathlib import Path; from syncserver import postgres; folder = Path(sys.argv[1])\n"
     script += "print(postgres.start(folder)); print(postgres.stop(folder))"
     # Where root's Python is in root's own folder, the system's of the same version takes its modules from ours.
     pythons = sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"
+    environment = os.environ | {"HOME": str(home), "PYTHONPATH": ":".join(sys.path)}
     try:
         for python in pythons:
             with suppress(PermissionError, FileNotFoundError):
                 ended = subprocess.run(
                     [python, "-c", script, str(home / "postgres")],
-                    user=user.pw_uid,
-                    group=user.pw_gid,
-                    extra_groups=[],
                     capture_output=True,
                     text=True,
                     timeout=SECONDS_MAX,
-                    env=os.environ | {"HOME": str(home), "PYTHONPATH": ":".join(sys.path)},
+                    env=environment,
+                    user=user and user.pw_uid,
+                    group=user and user.pw_gid,
+                    extra_groups=[] if user else None,
                 )
-                told = ended.stdout.split()
-                assert told == [f"postgresql://postgres@/postgres?host={home}/postgres", "True"], ended.stderr
+                address, stopped = ended.stdout.split()
+                assert address.startswith("postgresql://postgres@/postgres?host="), ended.stderr
+                assert stopped == "True"
                 return
         pytest.skip("an ordinary user may run no Python here: ours is in root's own folder, and the system has none")
     finally:

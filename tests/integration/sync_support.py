@@ -11,6 +11,7 @@ from django.test import Client
 
 from devices.authentication import token_hash
 from devices.models import Device, Grant
+from entities.models import Contact, Customer, Employee, Order
 
 Row = dict[str, Any]
 
@@ -145,3 +146,29 @@ def feed(row: str) -> dict[str, tuple[int, bool]]:
         s: (rev, there)
         for s, rev, there in sql("SELECT scope, rev, data IS NOT NULL FROM sync_feed WHERE row_id = %s", [row])
     }
+
+
+def codes(result: dict[str, Any]) -> list[tuple[str | None, str]]:
+    """The field and the code of each error of a result."""
+    return [(told["field"], told["code"]) for told in result["errors"]]
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    """The status and the code of an answer that is a problem."""
+    return answer.status_code, answer.json()["code"]
+
+
+def contact(name: str = "Ana") -> str:
+    """A new contact's id."""
+    return str(Contact.objects.create(first_name=name).pk)
+
+
+def employee(number: int) -> str:
+    """A new employee's id."""
+    return str(Employee.objects.create(number=number, first_name="E", last_name="E").pk)
+
+
+def order(of: str) -> Order:
+    """A new order of an employee."""
+    customer = Customer.objects.create(name="C")
+    return Order.objects.create(customer=customer, employee_id=of, ordered_on="2026-11-21")
