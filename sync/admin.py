@@ -103,11 +103,11 @@ class Evidence(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Conflict)
 class ConflictAdmin(Evidence):
-    list_display = ("when", "entity_name", "fields_at_stake", "row_short", "device_link", "decision")
+    list_display = ("when", "entity_name", "fields_at_stake", "row_short", "device_link", "state")
     list_display_links = ("when",)
-    list_filter = (EntityFilter, "decision", "policy")
+    list_filter = (EntityFilter, "state", "policy")
     fieldsets = (
-        (None, {"fields": ("values", "decision", "policy")}),
+        (None, {"fields": ("values", "state", "policy")}),
         ("Which change", {"fields": ("entity_name", "row_full", "change", "device_link", "made_at", "received_at")}),
         ("For support", {"fields": ("mutation", "base_rev", "server_rev", "id"), "classes": ("collapse",)}),
     )

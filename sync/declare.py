@@ -7,16 +7,17 @@ This module only records what was declared; `sync.wire` reads the model's fields
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from django.db import models
 
+from sync.merge import ASK, Policy
+
 M = TypeVar("M", bound=type[models.Model])
 
 GLOBAL = "global"
-CONFLICT_POLICIES = ("server_wins",)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Declaration:
     entity: str
     model: type[models.Model]
     scopes: tuple[Scope, ...]
-    conflict: str
+    conflict: Policy
+    conflict_fields: Mapping[str, Policy]
+    units: tuple[tuple[str, ...], ...]
+    delete_conflict: str
     counters: frozenset[str]
     read_only: frozenset[str]
     hidden: frozenset[str]
@@ -52,7 +56,10 @@ def scope(name: str, column: str | None = None) -> Scope:
 def synced(
     *,
     scopes: Iterable[Scope] = (Scope(GLOBAL),),
-    conflict: str = "server_wins",
+    conflict: Policy = "server_wins",
+    conflict_fields: Mapping[str, Policy] | None = None,
+    units: Iterable[Iterable[str]] = (),
+    delete_conflict: str = "edit_wins",
     counters: Iterable[str] = (),
     read_only: Iterable[str] = (),
     hidden: Iterable[str] = (),
@@ -60,7 +67,10 @@ def synced(
 ) -> Callable[[M], M]:
     """Declare that the rows of a model sync with devices.
 
-    `scopes`: who may have a row (it is in every scope that a rule gives it). `conflict`: the policy for a stale change.
+    `scopes`: who may have a row (it is in every scope that a rule gives it). `conflict`: what decides about a
+    field that a device and others changed differently, one of CONFLICT_POLICIES or a function (`Resolver`);
+    `conflict_fields`: the same for single fields. `units`: fields that mean something only together, such as street and
+    city, and are decided as one. `delete_conflict`: what decides when one side deleted the row and the other edited it.
     `counters`: number fields that devices change by adding. `read_only`: fields that devices see but cannot write.
     `hidden`: fields that never leave the server. `writable=False`: devices cannot write the entity at all.
     Fields are named as their columns are in Python (`customer_id` for a foreign key `customer`). Mistakes in it are
@@ -74,6 +84,9 @@ def synced(
             model,
             tuple(scopes),
             conflict,
+            dict(conflict_fields or {}),
+            tuple(tuple(unit) for unit in units),
+            delete_conflict,
             frozenset(counters),
             frozenset(read_only),
             frozenset(hidden),
@@ -87,3 +100,6 @@ def synced(
 def declarations() -> tuple[Declaration, ...]:
     """Everything declared so far, in the order of declaration."""
     return tuple(_declarations.values())
+
+
+__all__ = ["ASK", "GLOBAL", "Declaration", "Scope", "declarations", "scope", "synced"]

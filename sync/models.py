@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 
@@ -26,6 +27,7 @@ class History(models.Model):
     mutation = models.UUIDField(null=True)
     old = JsonColumn(null=True)
     new = JsonColumn(null=True)
+    hidden = JsonColumn(null=True)  # of a deleted row: what devices never saw, so that it can come back whole
 
     class Meta:
         managed = False
@@ -37,10 +39,13 @@ class History(models.Model):
 
 
 class Conflict(models.Model):
-    """A mutation that met changes its device had not seen: what each side had, and how it was decided."""
+    """A mutation that met changes its device had not seen: what each side had, and where its decision stands."""
 
-    class Decision(models.TextChoices):
-        SERVER = "server", "kept the server's row"
+    class State(models.TextChoices):
+        OPEN = "open", "waits for a person"
+        SERVER = "server", "the server's values stay"
+        DEVICE = "device", "the device's values are taken"
+        MIXED = "mixed", "some of each, or other values"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
@@ -51,33 +56,109 @@ class Conflict(models.Model):
     op = models.TextField()
     base_rev = models.BigIntegerField(null=True, blank=True)
     server_rev = models.BigIntegerField(null=True, blank=True)
-    # The fields at stake, in wire form: as they were at `base_rev` (null: unknown), on the server, and from the device.
+    # The fields at stake, in wire form: as they were at `base_rev` (null: unknown), on the server when it came
+    # (null: the row was deleted), and from the device, as its `set` and `add`.
     base = models.JSONField(null=True, blank=True)
     server = models.JSONField(null=True, blank=True)
     device_values = models.JSONField()
+    # Those that both changed differently; none where the whole row is at stake, since one side deleted it.
+    fields = ArrayField(models.TextField(), default=list)
     made_at = models.DateTimeField(null=True, blank=True)
-    policy = models.TextField()
-    decision = models.TextField(choices=Decision.choices)
+    group = models.UUIDField(null=True, blank=True)  # of mutations, none of which was applied because of this one
+    policy = models.TextField()  # that of the fields, by name; several are joined by " + "
+    state = models.TextField(choices=State.choices, db_index=True)
+    decided_by = models.TextField(blank=True, default="")  # `user:<name>`; empty: the policy, or nobody yet
+    decided_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
         return f"{self.entity} {self.row_id}"
 
 
+class Decision(models.Model):
+    """What a person decided about a conflict, and what that wrote: enough to undo it. Never changed, only undone."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    conflict = models.ForeignKey(Conflict, models.CASCADE, related_name="decisions")
+    at = models.DateTimeField(auto_now_add=True)
+    by = models.TextField()  # `user:<name>`
+    comment = models.TextField(blank=True, default="")
+    state_before = models.TextField(choices=Conflict.State.choices)
+    state = models.TextField(choices=Conflict.State.choices)
+    # The fields that it changed, in wire form, before and after; null: the row was not there. Both empty: nothing.
+    before = models.JSONField(null=True, blank=True)
+    after = models.JSONField(null=True, blank=True)
+    rev = models.BigIntegerField(null=True, blank=True)  # of the row, with it; null: it was not there
+    bulk = models.UUIDField(null=True, blank=True, db_index=True)  # decided together, and undone together
+    undone_at = models.DateTimeField(null=True, blank=True)
+    undone_by = models.TextField(blank=True, default="")
+
+    def __str__(self) -> str:
+        return f"{self.get_state_display()} ({self.by})"
+
+
 class Rejection(models.Model):
-    """The quarantine: a mutation that was refused, in full, with the reasons."""
+    """The quarantine: a mutation that was refused, in full, with the reasons, until somebody mends or discards it."""
+
+    class State(models.TextChoices):
+        OPEN = "open", "waits for a person"
+        REPLAYED = "replayed", "mended and applied"
+        DISCARDED = "discarded", "discarded"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    place = models.IntegerField(default=0)  # in its batch: with `created_at` the order in which they take effect
     mutation = models.UUIDField()
     digest = models.UUIDField()  # of its content: an id that was used twice is kept with both contents
     device = models.UUIDField(db_index=True)
     entity = models.TextField()
     row_id = models.UUIDField(db_index=True)
+    op = models.TextField(default="")
+    group = models.UUIDField(null=True, blank=True)
     body = models.TextField()  # the JSON as it came: jsonb could not hold every text
     errors = models.JSONField()
+    cause = models.TextField(default="")  # the code of its first error
+    state = models.TextField(choices=State.choices, default=State.OPEN, db_index=True)
+    decided_by = models.TextField(blank=True, default="")  # `user:<name>`
+    decided_at = models.DateTimeField(null=True, blank=True)
+    comment = models.TextField(blank=True, default="")
+    mended = models.JSONField(null=True, blank=True)  # the `set` that was applied instead, where it was mended
+    rev = models.BigIntegerField(null=True, blank=True)  # of the row, as it was replayed
+    conflict = models.UUIDField(null=True, blank=True)  # that the replay met
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["mutation", "digest"], name="sync_rejection_once")]
 
     def __str__(self) -> str:
         return f"{self.entity} {self.row_id}"
+
+
+class Outcome(models.Model):
+    """What became of a conflict or a rejection after its device was answered: what `GET /sync/outcomes` tells.
+
+    Append-only. Numbers of one device are given under its lock, in the order of commits, so that none is missed.
+    """
+
+    class Kind(models.TextChoices):
+        OPEN = "open", "waits again for a person"
+        SERVER = "server", "the server's values stay"
+        DEVICE = "device", "the device's values were taken"
+        MIXED = "mixed", "some of each, or other values"
+        REPLAYED = "replayed", "mended and applied"
+        DISCARDED = "discarded", "discarded"
+
+    number = models.BigAutoField(primary_key=True)
+    device = models.UUIDField()
+    at = models.DateTimeField(auto_now_add=True)
+    mutation = models.UUIDField()
+    entity = models.TextField()
+    row_id = models.UUIDField()
+    outcome = models.TextField(choices=Kind.choices)
+    rev = models.BigIntegerField(null=True)  # of the row, with it; null: it is not there
+    by = models.TextField()  # a name that the device's user may read
+    comment = models.TextField(blank=True, default="")
+
+    class Meta:
+        indexes = [models.Index(fields=["device", "number"], name="sync_outcome_device")]
+
+    def __str__(self) -> str:
+        return f"{self.mutation}: {self.get_outcome_display()}"

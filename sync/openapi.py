@@ -6,7 +6,7 @@ from django.conf import settings
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
 from sync import openapi_examples as example
-from sync.declare import CONFLICT_POLICIES
+from sync.merge import CONFLICT_POLICIES
 from sync.wire import INTEGER_SAFE_MAX, PROTOCOL, Entity, Field, entities
 from syncserver.errors import REJECTIONS
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems
@@ -116,7 +116,7 @@ _ENTITY = closed(
         "name": {"type": "string"},
         "label": {"type": "string"},
         "writable": {"type": "boolean"},
-        "conflict": {"enum": list(CONFLICT_POLICIES)},
+        "conflict": {"enum": [*CONFLICT_POLICIES, "function"]},
         "fields": array(ref("Field")),
     }
 )

@@ -318,6 +318,10 @@ class _Push:
             device=self.pusher.device,
             entity=mutation.entity.replace("\x00", "\ufffd"),
             row_id=mutation.row,
+            place=at,
+            op=mutation.op,
+            group=mutation.group,
+            cause=self.results[at].errors[0].code,
             body=msgspec.json.encode(mutation).decode(),
             errors=msgspec.to_builtins(self.results[at].errors),
         )
@@ -362,8 +366,10 @@ class _Push:
                     server=server and {name: server.get(name) for name in names},
                     device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
                     made_at=mutation.made_at,
-                    policy=entities()[key.entity].declaration.conflict,
-                    decision=Conflict.Decision.SERVER,
+                    fields=sorted(values.fields),
+                    group=mutation.group,
+                    policy="server_wins",
+                    state=Conflict.State.SERVER,
                 )
             )
         Conflict.objects.bulk_create(records)

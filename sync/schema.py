@@ -31,7 +31,7 @@ def _entity(entity: Entity) -> dict[str, Any]:
         "name": entity.name,
         "label": str(entity.model._meta.verbose_name).capitalize(),
         "writable": entity.declaration.writable,
-        "conflict": entity.declaration.conflict,
+        "conflict": policy if isinstance(policy := entity.declaration.conflict, str) else "function",
         "fields": [_field(field) for field in entity.fields],
     }
 

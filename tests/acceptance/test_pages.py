@@ -97,7 +97,7 @@ def session(browser: Browser, server: Server) -> StorageState:
         ("/admin/devices/device/", "Nancy's phone"),
         ("/admin/devices/device/{device}/change/", "Nancy's phone"),
         ("/admin/devices/enrollmentcode/add/", "One a line, such as global or store:7."),
-        ("/admin/sync/conflict/", "kept the server's row"),
+        ("/admin/sync/conflict/", "the server's values stay"),
         ("/admin/sync/conflict/{conflict}/change/", "030-2222222"),
         ("/admin/sync/rejection/", "Devices cannot change this field."),
         ("/admin/sync/rejection/{rejection}/change/", "read_only_field"),

@@ -234,7 +234,7 @@ def rejection(device: Device) -> Rejection:
 def test_conflict_shows_the_values_of_every_side(admin_client: Client, conflict: Conflict, device: Device) -> None:
     text = shown(admin_client, f"/admin/sync/conflict/{conflict.pk}/change/")
     row = f"<td>city</td><td>Berlin</td><td>Potsdam</td><td><strong>{EVIL}</strong></td>"
-    for told in (row, device.name, "kept the server's row", "Alfreds Futterkiste"):
+    for told in (row, device.name, "the server's values stay", "Alfreds Futterkiste"):
         assert told in text
 
 
