@@ -1,11 +1,15 @@
 """The rows that sync: the folder that a deployment edits. These are the tables of a small trading company."""
 
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
-from sync.declare import scope, synced
+from sync.declare import ASK, Ask, scope, synced
+
+NOTE_LENGTH_MAX = 10_000  # characters
 
 
 class Row(models.Model):
@@ -33,7 +37,11 @@ class Employee(Row):
         return f"{self.first_name} {self.last_name}"
 
 
-@synced(read_only=["code"])
+@synced(
+    read_only=["code"],
+    conflict_fields={"phone": "manual", "fax": "device_wins"},
+    units=[("address", "city", "region", "postal_code", "country")],
+)
 class Customer(Row):
     # The customer's number in the pre-existing system; a customer that was made on a device has none yet.
     code = models.CharField(max_length=20, unique=True, null=True, blank=True)
@@ -50,7 +58,21 @@ class Customer(Row):
         return self.name
 
 
-@synced()
+def keep_both(
+    _base: Mapping[str, Any] | None, server: Mapping[str, Any], device: Mapping[str, Any]
+) -> Mapping[str, Any] | Ask:
+    """Of two notes both stay, the server's first, unless one has the other in it or both are too long together."""
+    kept = {}
+    for name, theirs in server.items():
+        ours = device[name]
+        longer, shorter = sorted((theirs, ours), key=len, reverse=True)
+        kept[name] = longer if shorter in longer else f"{theirs}\n{ours}"
+        if len(kept[name]) > NOTE_LENGTH_MAX:
+            return ASK
+    return kept
+
+
+@synced(conflict="manual", conflict_fields={"note": keep_both})
 class Contact(Row):
     customer = models.ForeignKey(Customer, models.CASCADE, null=True, blank=True)
     first_name = models.CharField(max_length=60)
@@ -58,14 +80,20 @@ class Contact(Row):
     title = models.CharField(max_length=60, blank=True, default="")
     email = models.EmailField(blank=True, default="")
     phone = models.CharField(max_length=40, blank=True, default="")
-    note = models.TextField(max_length=10_000, blank=True, default="")
+    note = models.TextField(max_length=NOTE_LENGTH_MAX, blank=True, default="")
     met_on = models.DateField(null=True, blank=True)
 
     def __str__(self) -> str:
         return f"{self.first_name} {self.last_name}".strip()
 
 
-@synced(counters=["units_in_stock"], read_only=["code", "unit_price"], hidden=["unit_cost"])
+@synced(
+    counters=["units_in_stock"],
+    read_only=["code", "unit_price"],
+    hidden=["unit_cost"],
+    conflict_fields={"discontinued": "manual"},
+    delete_conflict="delete_wins",
+)
 class Product(Row):
     code = models.CharField(max_length=20, unique=True)
     name = models.CharField(max_length=120)
@@ -81,7 +109,12 @@ class Product(Row):
         return self.name
 
 
-@synced(scopes=[scope("employee", "employee_id")], read_only=["number"])
+@synced(
+    scopes=[scope("employee", "employee_id")],
+    read_only=["number"],
+    conflict_fields={"note": "latest_wins"},
+    units=[("ship_name", "ship_address", "ship_city", "ship_region", "ship_postal_code", "ship_country")],
+)
 class Order(Row):
     class Status(models.TextChoices):
         DRAFT = "draft"
@@ -104,13 +137,13 @@ class Order(Row):
     ship_region = models.CharField(max_length=60, blank=True, default="")
     ship_postal_code = models.CharField(max_length=20, blank=True, default="")
     ship_country = models.CharField(max_length=60, blank=True, default="")
-    note = models.TextField(max_length=10_000, blank=True, default="")
+    note = models.TextField(max_length=NOTE_LENGTH_MAX, blank=True, default="")
 
     def __str__(self) -> str:
         return self.number or f"order of {self.ordered_on}"
 
 
-@synced(scopes=[scope("employee", "employee_id")])
+@synced(scopes=[scope("employee", "employee_id")], conflict="device_wins", delete_conflict="manual")
 class OrderLine(Row):
     order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
     # The order's employee, carried here so that a line syncs to the same devices as its order.

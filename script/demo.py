@@ -158,10 +158,10 @@ class Demo:
         )
         outcome = self.phone.outcomes("conflict")[-1]
         kept = outcome.server_row["phone"] if outcome.server_row else None
-        self.say(f"Policy server_wins: the phone shows {kept}, keeps what Nancy entered ({outcome.entered}),")
         self.say(
-            f"and the administrator finds both in the admin: {self.url}/admin/sync/conflict/{outcome.conflict}/change/"
+            f"A person decides about phone numbers: until then {kept} stays, Nancy's phone keeps {outcome.entered},"
         )
+        self.say(f"and both wait for an administrator: {self.url}/admin/sync/conflict/{outcome.conflict}/change/")
         self.tablet.sync()
         self.expect(
             phone_of(self.phone) == phone_of(self.tablet) == "030-1111111", "both devices show the same customer"

@@ -12,7 +12,7 @@ from sync.health import readiness
 from sync.pull import pull
 from sync.push import push
 from sync.schema import schema_as
-from sync.settle import Pusher
+from sync.states import Pusher
 from syncserver.errors import Problem
 from syncserver.http import DirectView, WhateverAccepted
 from syncserver.logs import DEVICE_KEY

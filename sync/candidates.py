@@ -1,30 +1,58 @@
 """Mutations with their checked values: what `sync.decide` and `sync.write` work on."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sync.checker import checker
 from sync.decide import Candidate, RowKey
-from sync.mutation import Mutation, Values, error
+from sync.mutation import Batch, Mutation, Values, error
+from sync.rules import rules_of
 from sync.wire import Entity, entities, references_of
 
 
-def candidates_of(mutations: Sequence[Mutation]) -> list[Candidate]:
+@dataclass(frozen=True)
+class Clock:
+    """Turns the times of a device into the server's, by what both said when the batch was sent; never beyond now."""
+
+    now: datetime
+    sent_at: datetime | None
+
+    def server_time(self, made_at: datetime | None) -> datetime | None:
+        if made_at is None or self.sent_at is None:
+            return made_at and min(made_at.astimezone(UTC), self.now)
+        try:
+            return min((made_at + (self.now - self.sent_at)).astimezone(UTC), self.now)
+        except OverflowError:  # at the end of the year 9999, say
+            return self.now
+
+
+def candidates_of(batch: Batch, now: datetime) -> list[Candidate]:
     """The mutations with their checked values, those of one kind checked together."""
+    clock = Clock(now, batch.sent_at)
     kinds: dict[tuple[str, str], list[Mutation]] = {}
-    for mutation in mutations:
+    for mutation in batch.mutations:
         kinds.setdefault((mutation.entity, mutation.op), []).append(mutation)
-    checked = {kind: iter(_of_kind(kind[0], found)) for kind, found in kinds.items()}
-    return [next(checked[mutation.entity, mutation.op]) for mutation in mutations]
+    checked = {kind: iter(_of_kind(kind[0], found, clock)) for kind, found in kinds.items()}
+    return [next(checked[mutation.entity, mutation.op]) for mutation in batch.mutations]
 
 
-def _of_kind(name: str, mutations: Sequence[Mutation]) -> Iterable[Candidate]:
+def _of_kind(name: str, mutations: Sequence[Mutation], clock: Clock) -> Iterable[Candidate]:
     """The candidates of one entity and one `op`."""
     entity = entities().get(name)
     if entity is None:
         return [Candidate(RowKey(name, m.row), m, errors=(error("unknown_entity"),)) for m in mutations]
-    references = references_in(entity)
+    references, rules = references_in(entity), rules_of(entity)
     return [
-        Candidate(RowKey(name, mutation.row), mutation, values, (), references(values))
+        Candidate(
+            RowKey(name, mutation.row),
+            mutation,
+            values,
+            (),
+            references(values),
+            rules,
+            clock.server_time(mutation.made_at) if rules.timed else None,
+        )
         if isinstance(values, Values)
         else Candidate(RowKey(name, mutation.row), mutation, errors=tuple(values))
         for mutation, values in zip(mutations, checker(entity).check_all(mutations), strict=True)

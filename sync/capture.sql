@@ -73,7 +73,7 @@ DECLARE
     v_number bigint := v_xid::text::bigint;
 BEGIN
     WITH captured AS MATERIALIZED (
-        SELECT o.id, r.rev, {{old_row}} AS old
+        SELECT o.id, r.rev, {{old_row}} AS old, {{hidden_row}} AS hidden
         FROM {{source}} o CROSS JOIN LATERAL (
             SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = o.id AND f.entity = {{entity}}
         ) r
@@ -81,8 +81,8 @@ BEGIN
         UPDATE sync_feed f SET rev = c.rev, xid = v_xid, seq = nextval('sync_feed_seq'), data = NULL
         FROM captured c WHERE f.row_id = c.id AND f.entity = {{entity}} AND f.data IS NOT NULL
     )
-    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old)
-    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, m.id, v_number, c.old
+    INSERT INTO sync_history (row_id, entity, rev, op, author, mutation, xid, old, hidden)
+    SELECT c.id, {{entity}}, c.rev, 'delete', v_author, m.id, v_number, c.old, c.hidden
     FROM captured c
     LEFT JOIN unnest(v_mutations.row_ids, v_mutations.ids) AS m(row_id, id) ON m.row_id = c.id;
     RETURN NULL;

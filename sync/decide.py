@@ -5,11 +5,15 @@ the database refused something.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
+from sync.merge import NO_ROW, NOTHING_SINCE, Decision, Dispute, Rules, Since, added, merge, together
 from sync.mutation import NO_VALUES, Error, Mutation, Values, error
+
+_NOT_FIELDS = frozenset({"id", "_rev"})
 
 
 class RowKey(NamedTuple):
@@ -21,18 +25,24 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     """What the server knows of a row, for one device.
 
     `rev` is 0 for a row that never was. `known`: the device may know of it (it is, or was when it was deleted, in one
-    of its scopes). `foreign_rev`: the last revision that somebody else wrote; None: not looked up, as nothing asked.
+    of its scopes). Read only where a mutation asks: `values`, the row as it is (None: not read), and `since`, what
+    others did after each base that is not the row's revision (0: none). `own`: the fields that this batch wrote.
     """
 
     rev: int = 0
     alive: bool = False
     known: bool = False
-    foreign_rev: int | None = None
+    values: Mapping[str, Any] | None = None
+    since: Mapping[int, Since] = {}
+    own: frozenset[str] = frozenset()
     deleted_by_device: bool = False
 
     @property
     def visible(self) -> bool:
         return self.alive and self.known
+
+    def since_base(self, base: int | None) -> Since:
+        return self.since.get(base or 0, NOTHING_SINCE)
 
 
 NEVER = RowState()
@@ -46,6 +56,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     values: Values = NO_VALUES
     errors: tuple[Error, ...] = ()
     references: tuple[tuple[str, RowKey], ...] = ()
+    rules: Rules | None = None  # None: of an entity that there is not
+    made_at: datetime | None = None  # by the server's clock, where a policy asks for it
 
 
 class Unit(NamedTuple):
@@ -55,15 +67,38 @@ class Unit(NamedTuple):
     members: tuple[int, ...]
 
 
+class Write(NamedTuple):
+    """What is written for a mutation, where that is not what it says. `hidden`: further columns of a row made again."""
+
+    op: str
+    values: Values
+    hidden: Mapping[str, Any] = NO_ROW
+
+
+AS_SENT = Write("", NO_VALUES)
+
+
+class Record(NamedTuple):
+    """A conflict, as it is kept: the fields in dispute (none: the row) and the values at stake, before any write."""
+
+    fields: tuple[str, ...]
+    policy: str
+    decision: Decision
+    rev: int
+    base: Mapping[str, Any] | None
+    server: Mapping[str, Any] | None
+
+
 class Verdict(NamedTuple):
-    """`write`: it is to be written. Otherwise `conflict`, `rejected` (with errors), or `applied` with nothing to do."""
+    """The status that the device is told; what is written, if anything; the conflict to be kept, if there was one."""
 
     status: str
     errors: tuple[Error, ...] = ()
+    write: Write | None = None
+    record: Record | None = None
 
 
-WRITE = Verdict("write")
-CONFLICT = Verdict("conflict")
+WRITE = Verdict("applied", write=AS_SENT)
 DONE = Verdict("applied")
 
 
@@ -181,48 +216,120 @@ def _pass(
             candidate = candidates[at]
             state = after.get(candidate.key, NEVER)
             errors = failed.get(at, candidate.errors)
-            verdicts[at] = rejected(*errors) if errors else judge(candidate, state)
-            if verdicts[at] is WRITE:
-                after[candidate.key] = _written(candidate.mutation, state)
+            verdict = rejected(*errors) if errors else judge(candidate, state)
+            if verdict.record is not None and verdict.status == "conflict" and unit.group:
+                verdict = _kept_out(verdict, verdict.record)
+            verdicts[at] = verdict
+            if verdict.write is not None:
+                after[candidate.key] = _written(candidate, verdict.write, state)
     return verdicts, after
 
 
+def _kept_out(verdict: Verdict, record: Record) -> Verdict:
+    """Of a member that holds its group back: nothing of it is written, not even what is not in dispute."""
+    decision = Decision.OPEN if record.decision is Decision.OPEN else Decision.SERVER
+    return verdict._replace(write=None, record=record._replace(decision=decision))
+
+
 def judge(candidate: Candidate, state: RowState) -> Verdict:
-    """The verdict of one mutation on one row. Policy of this version: after any concurrent change the server's wins."""
-    mutation = candidate.mutation
-    match mutation.op:
-        case "create":
-            if state.visible:
-                return CONFLICT
-            return rejected(error("already_exists", "id")) if state.alive else WRITE
-        case "update":
-            if not state.known or (not state.alive and state.deleted_by_device):
-                return rejected(error("not_found"))
-            if not state.alive:
-                return CONFLICT
-            if not candidate.values.fields:  # amounts add up whoever wrote before
-                return WRITE if candidate.values.amounts else DONE
-            return CONFLICT if is_stale(mutation.base, state) else WRITE
-        case _:
-            if not state.known:
-                return rejected(error("not_found"))
-            if not state.alive:
-                return DONE
-            return CONFLICT if is_stale(mutation.base, state) else WRITE
+    """The verdict of one mutation on one row."""
+    mutation, values = candidate.mutation, candidate.values
+    if mutation.op == "create":
+        if state.visible:
+            return _merged(candidate, state, 0)
+        return rejected(error("already_exists", "id")) if state.alive else WRITE
+    since = state.since_base(mutation.base)
+    if not state.known:
+        return rejected(error("not_found"))
+    if mutation.op == "delete":
+        if not state.alive:
+            return DONE
+        return _deleted(candidate, state, since) if since.by_others else WRITE
+    if not state.alive and state.deleted_by_device:
+        return rejected(error("not_found"))
+    if not values.fields and not values.amounts:
+        return DONE
+    if not state.alive:
+        return _revived(candidate, state, since)
+    return _merged(candidate, state, mutation.base) if since.by_others else WRITE
 
 
-def is_stale(base: int | None, state: RowState) -> bool:
-    """Whether anybody but the device itself wrote the row after `base`."""
-    if base is not None and base == state.rev:
-        return False
-    assert state.foreign_rev is not None, "a row whose base is not its revision is looked up in the history"
-    return state.foreign_rev > (base or 0) or (base or 0) > state.rev
+def _merged(candidate: Candidate, state: RowState, base: int | None) -> Verdict:
+    """The fields of an update, or of a create of a row that is there, laid over what others wrote."""
+    assert candidate.rules is not None
+    assert state.values is not None, "a row that is there and whose base is not its revision is read"
+    since, values = state.since_base(base), candidate.values
+    merged = merge(candidate.rules, values.fields, state.values, since, candidate.made_at, state.own)
+    write = Write("update", Values(merged.write, values.amounts)) if merged.write or values.amounts else None
+    record = _record(merged.disputes, state.rev, merged.base, merged.server)
+    kept = any(dispute.decision in {Decision.OPEN, Decision.SERVER} for dispute in merged.disputes)
+    if kept:
+        return Verdict("conflict", (), write, record)
+    return Verdict("merged" if since.by_others else "applied", (), write, record)
 
 
-def _written(mutation: Mutation, state: RowState) -> RowState:
-    deleted = mutation.op == "delete"
-    foreign = state.foreign_rev if state.foreign_rev is not None else mutation.base or 0
-    return RowState(state.rev + 1, not deleted, True, foreign, deleted)
+def _deleted(candidate: Candidate, state: RowState, since: Since) -> Verdict:
+    """A delete of a row that others have edited."""
+    assert candidate.rules is not None
+    assert state.values is not None
+    policy = candidate.rules.delete
+    decision = {"edit_wins": Decision.SERVER, "delete_wins": Decision.DEVICE}.get(policy, Decision.OPEN)
+    fields = {name: value for name, value in state.values.items() if name not in _NOT_FIELDS}
+    base = fields | {**since.base} if since.known and since.made is None else None
+    record = Record((), policy, decision, state.rev, base, fields)
+    if decision is Decision.DEVICE:
+        return Verdict("merged", (), AS_SENT, record)
+    return Verdict("conflict", (), None, record)
+
+
+def _revived(candidate: Candidate, state: RowState, since: Since) -> Verdict:
+    """An edit of a row that others have deleted."""
+    assert candidate.rules is not None
+    rules, values, gone = candidate.rules, candidate.values, since.gone
+    decision = {"edit_wins": Decision.DEVICE, "delete_wins": Decision.SERVER}.get(rules.delete, Decision.OPEN)
+    merged = merge(rules, values.fields, gone, since, candidate.made_at, state.own) if gone is not None else None
+    if merged is None or decision is not Decision.DEVICE:
+        # What the history has forgotten cannot come back.
+        stays = Decision.OPEN if decision is Decision.DEVICE else decision
+        base = merged.base if merged else None
+        return Verdict("conflict", (), None, Record((), rules.delete, stays, state.rev, base, None))
+    assert gone is not None
+    row = {name: value for name, value in gone.items() if name not in _NOT_FIELDS} | dict(merged.write)
+    row |= {name: added(rules.kinds[name], row.get(name), amount) for name, amount in values.amounts.items()}
+    disputes = (Dispute((), rules.delete, Decision.DEVICE), *merged.disputes)
+    found = _record(disputes, state.rev, merged.base, merged.server)
+    kept = any(dispute.decision in {Decision.OPEN, Decision.SERVER} for dispute in merged.disputes)
+    record = found._replace(server=None) if found and not kept else found
+    return Verdict(
+        "conflict" if kept else "merged", (), Write("create", Values(row, {}), since.hidden or NO_ROW), record
+    )
+
+
+def _record(
+    disputes: Sequence[Dispute], rev: int, base: Mapping[str, Any] | None, server: Mapping[str, Any] | None
+) -> Record | None:
+    if not disputes:
+        return None
+    fields = tuple(name for dispute in disputes for name in dispute.fields)
+    policy = " + ".join(sorted({dispute.policy for dispute in disputes}))
+    return Record(fields, policy, together(dispute.decision for dispute in disputes), rev, base, server)
+
+
+def _written(candidate: Candidate, write: Write, state: RowState) -> RowState:
+    """The row after a write, as far as later mutations of the batch ask."""
+    op, values = write.op or candidate.mutation.op, candidate.values if write is AS_SENT else write.values
+    if op == "delete":
+        return RowState(state.rev + 1, False, True, since=state.since, deleted_by_device=True)
+    if op == "create" and write is AS_SENT:
+        return RowState(state.rev + 1, True, True, values.fields, own=frozenset(values.fields))
+    row = values.fields if op == "create" else state.values
+    if row is not None and op == "update":
+        kinds = candidate.rules.kinds if candidate.rules else {}
+        amounts = {name: added(kinds[name], row.get(name), amount) for name, amount in values.amounts.items()}
+        row = {**row, **values.fields, **amounts}
+    sent = candidate.values.fields
+    own = {name for name, value in values.fields.items() if op == "update" or (name in sent and sent[name] == value)}
+    return RowState(state.rev + 1, True, True, row, state.since, state.own | own)
 
 
 def _missing_references(
@@ -230,9 +337,14 @@ def _missing_references(
 ) -> dict[int, tuple[Error, ...]]:
     missing = {}
     for at, verdict in verdicts.items():
-        if verdict is not WRITE or not candidates[at].references:
+        if verdict.write is None or not candidates[at].references:
             continue
-        gone = [name for name, key in candidates[at].references if not after.get(key, NEVER).visible]
+        written = candidates[at].values if verdict.write is AS_SENT else verdict.write.values
+        gone = [
+            name
+            for name, key in candidates[at].references
+            if name in written.fields and not after.get(key, NEVER).visible
+        ]
         if gone:
             missing[at] = tuple(error("missing_reference", name) for name in gone)
     return missing
@@ -244,7 +356,7 @@ def _broken_groups(units: Sequence[Unit], verdicts: Mapping[int, Verdict]) -> di
         for unit in units
         if unit.group and any(verdicts[at].status in {"conflict", "rejected"} for at in unit.members)
         for at in unit.members
-        if verdicts[at].status in {"write", "applied"}
+        if verdicts[at].status in {"applied", "merged"}
     }
 
 
@@ -253,7 +365,7 @@ def waves_of(candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -
     waves: list[list[int]] = []
     seen: dict[RowKey, int] = {}
     for at, verdict in verdicts.items():
-        if verdict is WRITE:
+        if verdict.write is not None:
             number = seen.get(candidates[at].key, 0)
             seen[candidates[at].key] = number + 1
             if number == len(waves):

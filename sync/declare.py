@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from django.db import models
 
-from sync.merge import ASK, Policy
+from sync.merge import ASK, Ask, Policy
 
 M = TypeVar("M", bound=type[models.Model])
 
@@ -102,4 +102,4 @@ def declarations() -> tuple[Declaration, ...]:
     return tuple(_declarations.values())
 
 
-__all__ = ["ASK", "GLOBAL", "Declaration", "Scope", "declarations", "scope", "synced"]
+__all__ = ["ASK", "GLOBAL", "Ask", "Declaration", "Scope", "declarations", "scope", "synced"]

@@ -48,6 +48,7 @@ def capture_of(entity: Entity) -> Capture:
     new = {"new_row": entity.row_sql("n", "r.rev"), "new_scopes": entity.scopes_sql("n")}
     first = {"first_row": entity.row_sql("n", "1")}
     old = {"old_row": entity.row_sql("o", "r.rev - 1")}
+    gone = old | {"hidden_row": entity.hidden_sql("o")}
     columns = {"old_columns": entity.columns_sql("o"), "new_columns": entity.columns_sql("n")}
     feed = {"feed": block("capture.sql", "feed_of_captured", **name)}
 
@@ -59,8 +60,8 @@ def capture_of(entity: Entity) -> Capture:
     functions = {
         "insert": function("insert", "insert", **new, **first),
         "update": function("update", "update", **new, **old, **columns, **feed),
-        "delete": function("delete", "delete", source="old_rows", **old),
-        "truncate": function("truncate", "delete", source=entity.table, **old),
+        "delete": function("delete", "delete", source="old_rows", **gone),
+        "truncate": function("truncate", "delete", source=entity.table, **gone),
     }
     triggers = block("capture.sql", "triggers", table=entity.table, **names)
     restamp = block("capture.sql", "restamp", table=entity.table, **name, **new, **feed)

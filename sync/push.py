@@ -10,16 +10,18 @@ import msgspec
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, OperationalError, transaction
 from django.db.models import ProtectedError, RestrictedError
+from django.utils import timezone
 
 from sync import decide as core
 from sync.candidates import candidates_of
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
-from sync.mutation import Error, Mutation, error, parse_batch
+from sync.mutation import Batch, Error, Mutation, error, parse_batch
 from sync.push_new import NotNew, push_new
 from sync.refusal import errors_of, is_of_a_row
-from sync.settle import Pusher, broken_by_clean, settle, settlement, states_of
+from sync.settle import as_written, broken_by_clean, settle, settlement
 from sync.sql import Uuids, array, block, cursor
+from sync.states import Pusher, states_of, with_what_others_did
 from sync.wire import entities
 from sync.write import write_wave
 from syncserver.errors import Problem
@@ -46,8 +48,8 @@ def push(pusher: Pusher, body: bytes) -> bytes:
     Raises Problem: invalid_json, invalid_request, unknown_field, batch_too_large (nothing was applied), and
     service_unavailable when other writers were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
     """
-    mutations = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX).mutations
-    results = _short_way(pusher, mutations) or _long_way(pusher, mutations)
+    batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
+    results = _short_way(pusher, batch.mutations) or _long_way(pusher, batch)
     return msgspec.json.encode({"results": results})
 
 
@@ -65,12 +67,12 @@ def _short_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result] | 
     return [Result(mutation.id, "applied", rev) for mutation, rev in zip(mutations, revs, strict=True)]
 
 
-def _long_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result]:
-    candidates = candidates_of(mutations)
-    for _ in range(ATTEMPTS_MAX):
+def _long_way(pusher: Pusher, batch: Batch) -> list[Result]:
+    candidates = candidates_of(batch, timezone.now())
+    for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             with transaction.atomic():
-                return _Push(pusher, mutations, candidates).run()
+                return _Push(pusher, batch.mutations, candidates, attempt < ATTEMPTS_MAX).run()
         except core.Interleaved as group:
             raise Problem("invalid_request", f"Group {group} encloses another change of one of its rows.") from None
         except _Raced:
@@ -86,7 +88,7 @@ def _lost_race(problem: OperationalError) -> bool:
 
 
 class _Raced(Exception):
-    """Another device pushed a mutation of the same id at the same moment."""
+    """Another device pushed a mutation of the same id at the same moment, or brought the same row back."""
 
 
 class _Refused(Exception):
@@ -103,6 +105,7 @@ class _Push:
     pusher: Pusher
     mutations: Sequence[Mutation]
     candidates: Sequence[Candidate]
+    may_try_again: bool
     results: dict[int, Result] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     states: dict[RowKey, RowState] = field(default_factory=dict)
@@ -152,8 +155,7 @@ class _Push:
         candidates = [self.candidates[at] for at in fresh if not self.candidates[at].errors]
         changed: dict[str, list[str]] = {}
         for candidate in candidates:
-            if candidate.mutation.op != "create":
-                changed.setdefault(candidate.key.entity, []).append(candidate.key.row)
+            changed.setdefault(candidate.key.entity, []).append(candidate.key.row)
         with cursor() as bound:
             for name in sorted(changed):
                 bound.execute(
@@ -161,31 +163,8 @@ class _Push:
                 )
         keys = {candidate.key for candidate in candidates} | {key for c in candidates for _, key in c.references}
         self.states = states_of(self.pusher, keys)
-        self._read_foreign_revisions(candidates)
-
-    def _read_foreign_revisions(self, candidates: Sequence[Candidate]) -> None:
-        """Who else wrote: asked only for rows some mutation of which has another base than the row's revision."""
-        bases: dict[RowKey, int] = {}
-        for candidate in candidates:
-            state = self.states.get(candidate.key)
-            if state is not None and candidate.mutation.op != "create" and candidate.mutation.base != state.rev:
-                base = candidate.mutation.base or 0
-                bases[candidate.key] = min(base, bases.get(candidate.key, base))
-        if not bases:
-            return
-        keys = [{"entity": key.entity, "row_id": key.row, "base": base} for key, base in bases.items()]
-        parameters = {
-            "author": self.pusher.author,
-            "ids": array(mutation.id for mutation in self.mutations),
-            "keys": msgspec.json.encode(keys).decode(),
-        }
-        with cursor() as bound:
-            bound.execute(block("push.sql", "foreign_revisions"), parameters)
-            for entity, row, foreign, by_device in bound.fetchall():
-                state = self.states[RowKey(entity, row)]
-                self.states[RowKey(entity, row)] = msgspec.structs.replace(
-                    state, foreign_rev=foreign, deleted_by_device=by_device and not state.alive
-                )
+        ids = [mutation.id for mutation in self.mutations]
+        self.states |= with_what_others_did(self.pusher, self.states, candidates, ids)
 
     # --- writing ---
 
@@ -202,7 +181,7 @@ class _Push:
             except (DatabaseError, ProtectedError, RestrictedError) as problem:
                 if isinstance(problem, OperationalError) and not is_of_a_row(problem):
                     raise
-                if _names(problem, "sync_result_pkey"):
+                if _names(problem, "sync_result_pkey") or (self.may_try_again and self._lost_a_row(problem)):
                     raise _Raced from problem
                 if len(units) > 1:
                     middle = len(units) // 2
@@ -215,6 +194,13 @@ class _Push:
             self.states = after
             self.revs |= revs
             return
+
+    def _lost_a_row(self, problem: Exception) -> bool:
+        """Whether a row that was not there has come meanwhile."""
+        return any(
+            _names(problem, f"{entities()[name].model._meta.db_table}_pkey")
+            for name in {candidate.key.entity for candidate in self.candidates if not candidate.errors}
+        )
 
     def _blame(self, unit: Unit, problem: Exception, failures: Mapping[int, Any]) -> dict[int, tuple[Error, ...]]:
         """The errors of a unit that the database refused: at the member of the entity that it named."""
@@ -234,7 +220,7 @@ class _Push:
         last = {key: state.rev for key, state in self.states.items()}
         with transaction.atomic():
             for wave in waves:
-                revs |= self._write_wave(wave, last)
+                revs |= self._write_wave(wave, verdicts, last)
             with cursor() as bound:
                 bound.execute(block("push.sql", "check_constraints"))
                 bound.execute("SET CONSTRAINTS ALL DEFERRED")
@@ -247,13 +233,18 @@ class _Push:
         }
         return revs
 
-    def _write_wave(self, wave: Sequence[int], last: dict[RowKey, int]) -> dict[int, int]:
+    def _write_wave(
+        self, wave: Sequence[int], verdicts: Mapping[int, Verdict], last: dict[RowKey, int]
+    ) -> dict[int, int]:
         """Write each row at most once; return the new revisions by place, and keep them in `last`. Raises _Refused."""
-        candidates = [self.candidates[at] for at in wave]
+        candidates = [as_written(self.candidates[at], verdicts[at].write or core.AS_SENT) for at in wave]
         expected = {candidate.key: last.get(candidate.key, 0) + 1 for candidate in candidates}
         digests = [self.digests[at] for at in wave]
+        applied = [number for number, at in enumerate(wave) if verdicts[at].status == "applied"]
         prepared = write_wave(
-            candidates, self.pusher.author, lambda: settlement(self.pusher, candidates, digests, expected.values())
+            candidates,
+            self.pusher.author,
+            lambda: settlement(self.pusher, candidates, digests, list(expected.values()), applied),
         )
         unexpected = settle(self.pusher, candidates, prepared)
         outside = {
@@ -269,15 +260,13 @@ class _Push:
     # --- the answer ---
 
     def _result(self, at: int, verdict: Verdict) -> Result:
-        mutation = self.mutations[at]
+        rev = self.revs.get(at, self.states.get(self.candidates[at].key, core.NEVER).rev)
         match verdict.status:
-            case "write":
-                return Result(mutation.id, "applied", self.revs[at])
-            case "applied":
-                return Result(mutation.id, "applied", self.states[self.candidates[at].key].rev)
+            case "applied" | "merged":
+                return Result(self.mutations[at].id, verdict.status, rev)
             case "conflict":
-                return Result(mutation.id, "conflict", conflict=str(uuid4()))
-        return Result(mutation.id, "rejected", errors=verdict.errors)
+                return Result(self.mutations[at].id, "conflict", conflict=str(uuid4()))
+        return Result(self.mutations[at].id, "rejected", errors=verdict.errors)
 
     def _show_rows(self) -> None:
         """Add the row, as the device may see it now, to every result that is more than `applied`."""
@@ -300,7 +289,9 @@ class _Push:
     def _remember(self, fresh: Sequence[int]) -> None:
         """Store the results, the conflict records and the quarantine."""
         self._store_results(fresh)
-        self._store_conflicts([at for at in fresh if self.results[at].status == "conflict"])
+        Conflict.objects.bulk_create(
+            self._conflict(at, record) for at in fresh if (record := self.verdicts[at].record) is not None
+        )
         Rejection.objects.bulk_create(
             (
                 self._rejection(at)
@@ -326,12 +317,33 @@ class _Push:
             errors=msgspec.to_builtins(self.results[at].errors),
         )
 
+    def _conflict(self, at: int, record: core.Record) -> Conflict:
+        mutation, values = self.mutations[at], self.candidates[at].values
+        return Conflict(
+            id=self.results[at].conflict or uuid4(),
+            entity=mutation.entity,
+            row_id=mutation.row,
+            mutation=mutation.id,
+            device=self.pusher.device,
+            op=mutation.op,
+            base_rev=mutation.base,
+            server_rev=record.rev,
+            base=record.base,
+            server=record.server,
+            device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
+            fields=list(record.fields),
+            made_at=mutation.made_at,
+            group=mutation.group,
+            policy=record.policy,
+            state=record.decision,
+        )
+
     def _store_results(self, fresh: Sequence[int]) -> None:
         others = [
-            msgspec.to_builtins(self.results[at]) | {"digest": self.digests[at]}
+            msgspec.to_builtins(self.results[at]) | {"digest": self.digests[at], "made_at": self.candidates[at].made_at}
             for at in fresh
-            if self.verdicts[at] is not core.WRITE  # those were remembered as they were written
-        ]
+            if self.verdicts[at].status != "applied" or self.verdicts[at].write is None
+        ]  # the rest was remembered as it was written
         if others:
             parameters = {"device": self.pusher.device, "results": msgspec.json.encode(others).decode()}
             try:
@@ -339,51 +351,6 @@ class _Push:
                     bound.execute(block("push.sql", "remember"), parameters)
             except IntegrityError as problem:
                 raise _Raced from problem
-
-    def _store_conflicts(self, places: Sequence[int]) -> None:
-        if not places:
-            return
-        rows = self._rows({self.candidates[at].key for at in places})
-        bases = self._base_values(places)
-        records = []
-        for at in places:
-            candidate = self.candidates[at]
-            key, mutation, values = candidate.key, candidate.mutation, candidate.values
-            row = rows.get(key)
-            server = msgspec.json.decode(row) if row else None
-            names = [*values.fields, *values.amounts] or [name for name in server or {} if name not in {"id", "_rev"}]
-            records.append(
-                Conflict(
-                    id=self.results[at].conflict,
-                    entity=key.entity,
-                    row_id=key.row,
-                    mutation=mutation.id,
-                    device=self.pusher.device,
-                    op=mutation.op,
-                    base_rev=mutation.base,
-                    server_rev=self.states[key].rev,
-                    base=bases.get(mutation.id),
-                    server=server and {name: server.get(name) for name in names},
-                    device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
-                    made_at=mutation.made_at,
-                    fields=sorted(values.fields),
-                    group=mutation.group,
-                    policy="server_wins",
-                    state=Conflict.State.SERVER,
-                )
-            )
-        Conflict.objects.bulk_create(records)
-
-    def _base_values(self, places: Sequence[int]) -> dict[str, Any]:
-        """By mutation: the fields that it sets, as they were at its base; none where the base is not known."""
-        keys = [
-            {"id": m.id, "entity": m.entity, "row_id": m.row, "base": m.base, "fields": list(values.fields)}
-            for m, values in ((self.mutations[at], self.candidates[at].values) for at in places)
-            if m.base is not None and values.fields
-        ]
-        with cursor() as bound:
-            bound.execute(block("push.sql", "base_values"), {"keys": msgspec.json.encode(keys).decode()})
-            return {mutation: msgspec.json.decode(values) for mutation, values in bound.fetchall()}
 
 
 def _names(problem: Exception, constraint: str) -> bool:

@@ -19,9 +19,10 @@ FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id) {{state
 -- name: settle
 -- After a write: remember the results, and tell of each row for which no granted scope shows the state expected of it.
 WITH remembered AS (
-    INSERT INTO sync_result (id, device, digest, status, rev)
-    SELECT w.id, %(device)s, w.digest, 'applied', w.rev
-    FROM unnest(%(ids)s::uuid[], %(digests)s::uuid[], %(revs)s::bigint[]) AS w(id, digest, rev)
+    INSERT INTO sync_result (id, device, digest, status, rev, made_at)
+    SELECT w.id, %(device)s, w.digest, 'applied', w.rev, w.made_at
+    FROM unnest(%(ids)s::uuid[], %(digests)s::uuid[], %(applied_revs)s::bigint[], %(made_at)s::timestamptz[])
+         AS w(id, digest, rev, made_at)
 )
 SELECT e.entity, e.row_id::text
 FROM (
@@ -50,17 +51,49 @@ CROSS JOIN LATERAL (
 ) f
 WHERE f.rev IS NOT NULL
 
--- name: foreign_revisions
--- The last revision of each row that neither this device nor this batch made. Where the history does not reach back to
--- the base any more, every revision counts as foreign.
-SELECT w.entity, w.row_id::text,
-       CASE WHEN count(h.rev) < f.rev - w.base THEN f.rev
-            ELSE coalesce(max(h.rev) FILTER (WHERE h.author <> %(author)s AND NOT coalesce(h.mutation = ANY (%(ids)s::uuid[]), false)), 0) END,
-       coalesce((array_agg(h.author ORDER BY h.rev DESC))[1] = %(author)s, false)
-FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid, base bigint)
-CROSS JOIN LATERAL (SELECT max(o.rev) AS rev FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity) f
-LEFT JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
-GROUP BY w.entity, w.row_id, w.base, f.rev;
+-- name: since
+-- Of each row and base: whether this device deleted the row, the row as it is, and what others did to it after the base,
+-- as JSON (`sync.merge.Since`). Others are who is neither this device nor in this batch. A history that does not have
+-- each revision after the base does not know.
+WITH wanted AS MATERIALIZED (
+    SELECT w.n, w.entity, w.row_id, w.base, w.timed, f.rev, f.data
+    FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[], %(timed)s::boolean[])
+         WITH ORDINALITY AS w(entity, row_id, base, timed, n)
+    CROSS JOIN LATERAL (
+        SELECT max(o.rev) AS rev, max(o.data) AS data FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
+    ) f
+), entries AS MATERIALIZED (
+    SELECT w.n, h.rev, h.op, h.old, h.hidden, coalesce(r.made_at, h.at) AS at,
+           h.author = %(author)s OR coalesce(h.mutation = ANY (%(ids)s::uuid[]), false) AS own
+    FROM wanted w
+    JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
+    LEFT JOIN sync_result r ON w.timed AND r.id = h.mutation
+), changes AS (
+    SELECT e.n, e.rev, e.at, e.op, e.own, v.key, v.value,
+           max(e.rev) FILTER (WHERE e.own) OVER (PARTITION BY e.n, v.key) AS last_own
+    FROM entries e CROSS JOIN LATERAL jsonb_each(e.old::jsonb) v
+    WHERE e.old IS NOT NULL
+), fields AS (
+    SELECT c.n, c.key, (array_agg(c.value ORDER BY c.rev))[1] AS base,
+           (array_agg(c.at ORDER BY c.rev DESC) FILTER (WHERE c.op = 'update'))[1] AS at
+    FROM changes c WHERE NOT c.own AND c.rev > coalesce(c.last_own, 0) GROUP BY c.n, c.key
+), rows AS (
+    SELECT f.n, jsonb_object_agg(f.key, f.base) AS base,
+           coalesce(jsonb_object_agg(f.key, f.at) FILTER (WHERE f.at IS NOT NULL), '{}') AS changed
+    FROM fields f GROUP BY f.n
+), gone AS (
+    SELECT DISTINCT ON (e.n) e.n, e.old, e.hidden, e.own FROM entries e WHERE e.op = 'delete' ORDER BY e.n, e.rev DESC
+), made AS (
+    SELECT e.n, count(*) AS entries, max(e.at) FILTER (WHERE e.op = 'insert' AND NOT e.own) AS at
+    FROM entries e GROUP BY e.n
+)
+SELECT w.entity, w.row_id::text, w.base, coalesce(gone.own AND w.data IS NULL, false), w.data,
+       json_build_object('known', coalesce(made.entries, 0) = w.rev - w.base, 'made', made.at,
+                         'changed', coalesce(rows.changed, '{}'), 'base', coalesce(rows.base, '{}'),
+                         'gone', CASE WHEN w.data IS NULL THEN gone.old END,
+                         'hidden', CASE WHEN w.data IS NULL THEN gone.hidden END)::text
+FROM wanted w LEFT JOIN rows USING (n) LEFT JOIN gone USING (n) LEFT JOIN made USING (n)
+WHERE w.rev IS NOT NULL;
 
 -- name: copy_rows
 COPY {{table}} ({{columns}}) FROM STDIN;
@@ -78,21 +111,8 @@ FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(entity text, row_id uuid)
 JOIN sync_feed f ON f.row_id = w.row_id AND f.entity = w.entity
 WHERE f.scope = ANY (%(scopes)s::text[]) AND f.data IS NOT NULL;
 
--- name: base_values
--- The fields of a row as they were at a revision: for each field the oldest "old" value since, else what it is now.
-SELECT w.id, jsonb_object_agg(k.key, coalesce(
-    (SELECT h.old::jsonb -> k.key FROM sync_history h
-     WHERE h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base AND h.old::jsonb ? k.key
-     ORDER BY h.rev LIMIT 1), f.data::jsonb -> k.key))::text
-FROM jsonb_to_recordset(%(keys)s::jsonb) AS w(id text, entity text, row_id uuid, base bigint, fields jsonb)
-CROSS JOIN LATERAL jsonb_array_elements_text(w.fields) k(key)
-LEFT JOIN LATERAL (
-    SELECT o.data FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity AND o.data IS NOT NULL LIMIT 1
-) f ON true
-GROUP BY w.id;
-
 -- name: remember
-INSERT INTO sync_result (id, device, digest, status, rev, conflict, errors)
-SELECT v.id, %(device)s, v.digest, v.status, v.rev, v.conflict, v.errors
+INSERT INTO sync_result (id, device, digest, status, rev, conflict, errors, made_at)
+SELECT v.id, %(device)s, v.digest, v.status, v.rev, v.conflict, v.errors, v.made_at
 FROM jsonb_to_recordset(%(results)s::jsonb) AS v(
-    id uuid, digest uuid, status text, rev bigint, conflict uuid, errors json);
+    id uuid, digest uuid, status text, rev bigint, conflict uuid, errors json, made_at timestamptz);

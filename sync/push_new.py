@@ -11,8 +11,9 @@ from sync.candidates import references_in
 from sync.checker import checker, joined_sets, plain_values
 from sync.decide import Candidate, RowKey
 from sync.mutation import EMPTY, Mutation, Values
-from sync.settle import Pusher, broken_by_clean, settle, settlement, states_of
+from sync.settle import broken_by_clean, settle, settlement
 from sync.sql import block, cursor
+from sync.states import Pusher, states_of
 from sync.wire import Entity, entities
 from sync.write import insert
 

@@ -1,53 +1,50 @@
 """What follows a write: its results are remembered, and the rows are held against what was expected of them."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
-from django.conf import settings
+import msgspec
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db.models import Model
 
-from sync.decide import Candidate, RowKey, RowState
-from sync.mutation import Error, error
+from sync.checker import checker
+from sync.decide import AS_SENT, Candidate, RowKey, RowState, Write
+from sync.mutation import Error, Values, error
 from sync.sql import Uuids, array, block, cursor
+from sync.states import Pusher, states_of
 from sync.wire import entities
 
 
-@dataclass(frozen=True)
-class Pusher:
-    """Who pushes: the device and the scopes granted to it."""
-
-    device: UUID
-    scopes: Sequence[str]
-
-    @property
-    def author(self) -> str:
-        return f"device:{self.device}"
-
-    @property
-    def lock(self) -> dict[str, Any]:
-        """The parameters of the SQL block `lock_device`."""
-        return {"device": self.device, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
-
-
-def states_of(pusher: Pusher, keys: Collection[RowKey]) -> dict[RowKey, RowState]:
-    """What is known of the rows, for this device; rows that never were are left out."""
-    if not keys:
-        return {}
-    names, rows = zip(*keys, strict=True)
-    parameters = {"scopes": list(pusher.scopes), "entities": array(names), "rows": Uuids(rows)}
-    with cursor() as bound:
-        bound.execute(block("push.sql", "row_states", state=block("push.sql", "state")), parameters)
-        return {RowKey(entity, row): RowState(rev, alive, known) for entity, row, rev, alive, known in bound.fetchall()}
+def as_written(candidate: Candidate, write: Write) -> Candidate:
+    """The candidate with what is written for it in the place of what it says."""
+    if write is AS_SENT:
+        return candidate
+    values = write.values
+    if write.op == "create":
+        kept = {
+            name: value
+            for name, value in values.fields.items()
+            if name not in checker(entities()[candidate.key.entity]).touched
+        }
+        values = Values({**write.hidden, **kept}, {})
+    mutation = msgspec.structs.replace(candidate.mutation, op=write.op)
+    return msgspec.structs.replace(candidate, mutation=mutation, values=values)
 
 
 def settlement(
-    pusher: Pusher, candidates: Sequence[Candidate], digests: Sequence[str], revs: Iterable[int]
+    pusher: Pusher,
+    candidates: Sequence[Candidate],
+    digests: Sequence[str],
+    revs: Sequence[int],
+    applied: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """What `settle` needs: the results of a wave, with the revisions that are expected, ready to be sent."""
+    """What `settle` needs: the results of a wave, with the revisions that are expected, ready to be sent.
+
+    `applied`: the places of those whose result is just that (None: all); the others are remembered with the answer.
+    """
     mutations = [candidate.mutation for candidate in candidates]
+    told = range(len(mutations)) if applied is None else applied
+    times = [candidates[at].made_at for at in told]
     return {
         "device": pusher.device,
         "scopes": list(pusher.scopes),
@@ -55,8 +52,10 @@ def settlement(
         "rows": Uuids([mutation.row for mutation in mutations]),
         "revs": array(revs),
         "deleted": array(["t" if mutation.op == "delete" else "f" for mutation in mutations]),
-        "ids": Uuids([mutation.id for mutation in mutations]),
-        "digests": Uuids(digests),
+        "ids": Uuids([mutations[at].id for at in told]),
+        "digests": Uuids([digests[at] for at in told]),
+        "applied_revs": array([revs[at] for at in told]),
+        "made_at": times if any(times) else None,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from django.db import connection, models
 
 from sync.declare import Declaration, declarations
+from sync.merge import CONFLICT_POLICIES, DELETE_POLICIES
 from sync.sql import literal, quote
 
 PROTOCOL = 1
@@ -93,6 +94,19 @@ class Entity:
         fields = ", ".join(f"{field.sql(row)} AS {quote(field.name)}" for field in self.fields)
         return f'row_to_json((SELECT w FROM (SELECT {row}.id, {rev} AS "_rev", {fields}) w))'
 
+    def hidden_sql(self, row: str) -> str:
+        """The columns of the row called `row` that devices never see, as JSON in wire form; NULL where all are seen."""
+        shown = {field.column for field in self.fields}
+        hidden = [f for f in self.model._meta.concrete_fields if not f.primary_key and column_of(f) not in shown]
+        if not hidden:
+            return "NULL::json"
+        members = ", ".join(
+            f"{literal(f.attname)}, "
+            + _WIRE_SQL.get(wire_type(f) or "", _as_text(f)).format(c=f"{row}.{quote(column_of(f))}")
+            for f in hidden
+        )
+        return f"json_build_object({members})"
+
     def columns_sql(self, row: str) -> str:
         """The columns that the wire form and the scopes of the row called `row` are made from."""
         columns = {field.column for field in self.fields}
@@ -126,6 +140,11 @@ class Entity:
     @cached_property
     def _by_name(self) -> dict[str, Field]:
         return {field.name: field for field in self.fields}
+
+
+def _as_text(field: models.Field[Any, Any]) -> str:
+    """The SQL of a column that is right as it is in JSON, or else as text."""
+    return "{c}" if wire_type(field) else "{c}::text"
 
 
 def column_of(field: models.Field[Any, Any]) -> str:
@@ -228,7 +247,29 @@ def declaration_errors(declaration: Declaration) -> list[str]:
         for name in sorted(declaration.counters & names.keys())
         if wire_type(names[name]) not in {"integer", "decimal"}
     ]
-    return errors
+    return errors + _conflict_errors(declaration, {f.attname for f in visible})
+
+
+def _conflict_errors(declaration: Declaration, fields: set[str]) -> list[str]:
+    errors = [
+        f"conflict policy {policy!r} is none of {', '.join(CONFLICT_POLICIES)}, and no function"
+        for policy in (declaration.conflict, *declaration.conflict_fields.values())
+        if not callable(policy) and policy not in CONFLICT_POLICIES
+    ]
+    if declaration.delete_conflict not in DELETE_POLICIES:
+        errors.append(f"delete_conflict {declaration.delete_conflict!r} is none of {', '.join(DELETE_POLICIES)}")
+    together = [name for unit in declaration.units for name in unit]
+    errors += [
+        f"{option} names {name!r}, which is no field that devices see"
+        for option, found in (("conflict_fields", declaration.conflict_fields), ("units", together))
+        for name in sorted(set(found) - fields)
+    ]
+    errors += [f"field {name!r} is in units twice" for name in sorted(set(together)) if together.count(name) > 1]
+    return errors + [
+        f"the fields of unit {', '.join(unit)} have different conflict policies"
+        for unit in declaration.units
+        if len({declaration.conflict_fields.get(name, declaration.conflict) for name in unit}) > 1
+    ]
 
 
 @cache

@@ -79,8 +79,8 @@ class TestDevice:
     def send(self, body: Any, **headers: str) -> Any:
         return Client().post("/sync/push", body, "application/json", headers=self.headers | headers)
 
-    def push(self, *mutations: Row) -> list[Row]:
-        answer = self.send({"mutations": list(mutations)})
+    def push(self, *mutations: Row, sent_at: str | None = None) -> list[Row]:
+        answer = self.send({"mutations": list(mutations), "sent_at": sent_at})
         assert answer.status_code == 200, answer.content
         results: list[Row] = answer.json()["results"]
         assert [result["id"] for result in results] == [mutation["id"] for mutation in mutations]

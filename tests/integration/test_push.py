@@ -49,7 +49,7 @@ def test_push_counters_add_up_and_never_conflict() -> None:
         {**update(str(product.pk), 1, "product"), "set": {}, "add": {"units_in_stock": n}} for n in (-2, "-3", 4)
     ]
     Product.objects.filter(pk=product.pk).update(name="B")
-    assert TestDevice().statuses(*amounts) == ["applied"] * 3
+    assert TestDevice().statuses(*amounts) == ["merged"] * 3
     assert Product.objects.get(pk=product.pk).units_in_stock == 9
 
 
@@ -260,13 +260,13 @@ def test_push_on_a_stale_base_keeps_the_servers_row_and_records_both() -> None:
 
 
 @pytest.mark.protocol("U6")
-def test_push_edit_of_a_row_that_was_deleted_is_a_conflict_without_a_row() -> None:
-    device, contact = TestDevice(), Contact.objects.create(first_name="A")
-    row = str(contact.pk)
-    contact.delete()
-    (result,) = device.push(update(row, 1, first_name="B"))
+def test_push_edit_of_a_row_that_was_deleted_is_a_conflict_without_a_row_where_deletes_win() -> None:
+    device, product = TestDevice(), Product.objects.create(code="1", name="A")
+    row = str(product.pk)
+    product.delete()
+    (result,) = device.push(update(row, 1, "product", name="B"))
     assert (result["status"], result["row"]) == ("conflict", None)
-    assert Conflict.objects.get().device_values == {"set": {"first_name": "B"}}
+    assert Conflict.objects.get().device_values == {"set": {"name": "B"}}
 
 
 @pytest.mark.protocol("U6")
@@ -361,7 +361,8 @@ def test_push_devices_that_write_the_same_rows_in_opposite_order_both_get_an_ans
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(result["status"] for answer in answers for result in answer) == ["applied"] * 20 + ["conflict"] * 20
+    assert sorted(result["status"] for answer in answers for result in answer) == ["applied"] * 20 + ["merged"] * 20
+    assert set(Contact.objects.values_list("note", flat=True)) <= {"0\n1", "1\n0"}
 
 
 @pytest.mark.protocol("U1")

@@ -19,7 +19,7 @@ from sync.admin_entities import EntityAdmin, register
 from sync.declare import declarations
 from sync.models import Conflict, History, Rejection
 from sync.push import push
-from sync.settle import Pusher
+from sync.states import Pusher
 
 pytestmark = pytest.mark.django_db
 EVIL = "<script>alert(1)</script>"

@@ -1,22 +1,31 @@
 """What becomes of a mutation: each cell of operation, state of the row and base, and the laws of groups and order."""
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.decide import NEVER, Candidate, Interleaved, RowKey, RowState, decide, units_of, waves_of
+from sync.merge import Policy, Rules, Since
 from sync.mutation import Mutation, Values, error
 
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
 ROW = "00000000-0000-0000-0000-000000000001"
-HERE = RowState(rev=3, alive=True, known=True)
-CHANGED = RowState(rev=3, alive=True, known=True, foreign_rev=3)
-OWN = RowState(rev=3, alive=True, known=True, foreign_rev=1)
-HIDDEN = RowState(rev=3, alive=True, known=False, foreign_rev=3)
-GONE = RowState(rev=3, alive=False, known=True, foreign_rev=3)
-GONE_BY_DEVICE = RowState(rev=3, alive=False, known=True, foreign_rev=1, deleted_by_device=True)
-GONE_ELSEWHERE = RowState(rev=3, alive=False, known=False, foreign_rev=3)
+OTHERS = Since(changed={"name": NOW}, base={"name": "base"})
+ROW_NOW = {"name": "server"}
+HERE = RowState(rev=3, alive=True, known=True, values=ROW_NOW, since={0: Since(made=NOW), 9: Since(known=False)})
+CHANGED = RowState(rev=3, alive=True, known=True, values=ROW_NOW, since={2: OTHERS})
+OWN = RowState(rev=3, alive=True, known=True, values=ROW_NOW)
+HIDDEN = RowState(rev=3, alive=True, known=False)
+GONE = RowState(rev=3, alive=False, known=True, since={2: Since(gone={"name": "base"})})
+GONE_BY_DEVICE = RowState(rev=3, alive=False, known=True, deleted_by_device=True)
+GONE_ELSEWHERE = RowState(rev=3, alive=False, known=False)
+RULES = Rules(
+    policies={"name": "server_wins", "stock": "server_wins"}, units={}, kinds={"name": "text", "stock": "integer"}
+)
 
 Op = Literal["create", "update", "delete"]
 
@@ -29,36 +38,37 @@ def candidate(
     amounts: Any = None,
     parent: str | None = None,
 ) -> Candidate:
-    values = Values({} if amounts or op == "delete" else {"name": "x"}, amounts or {})
+    fields = {"name": "x", **({"parent_id": parent} if parent else {})}
+    values = Values({} if amounts or op == "delete" else fields, amounts or {})
     references = (("parent_id", RowKey("thing", parent)),) if parent else ()
     mutation = Mutation(id=ROW, entity="thing", row=row, op=op, base=base, group=group)
-    return Candidate(RowKey("thing", row), mutation, values, (), references)
+    return Candidate(RowKey("thing", row), mutation, values, (), references, RULES)
 
 
 def number(n: int) -> str:
     return f"00000000-0000-0000-0000-{n:012}"
 
 
-# operation, base, state of the row → status (write: it is applied)
+# operation, base, state of the row → status (how fields are merged is in test_merge_table.py)
 CELLS: list[tuple[Op, int | None, RowState, str]] = [
-    ("create", None, NEVER, "write"),
+    ("create", None, NEVER, "applied"),
     ("create", None, HERE, "conflict"),
     ("create", None, HIDDEN, "rejected"),  # the id is taken by a row that the device may not see
-    ("create", None, GONE, "write"),  # it comes back
-    ("create", None, GONE_ELSEWHERE, "write"),
-    ("update", 3, HERE, "write"),  # the base is the revision
+    ("create", None, GONE, "applied"),  # it comes back
+    ("create", None, GONE_ELSEWHERE, "applied"),
+    ("update", 3, HERE, "applied"),  # the base is the revision
     ("update", 2, CHANGED, "conflict"),  # somebody else wrote after the base
-    ("update", 2, OWN, "write"),  # only the device itself did
-    ("update", None, OWN, "conflict"),  # somebody else made the row
-    ("update", 9, OWN, "conflict"),  # a base that the server never gave
+    ("update", 2, OWN, "applied"),  # only the device itself did
+    ("update", None, HERE, "conflict"),  # somebody else made the row
+    ("update", 9, HERE, "conflict"),  # a base that the server never gave
     ("update", 3, NEVER, "rejected"),
     ("update", 3, HIDDEN, "rejected"),
-    ("update", 2, GONE, "conflict"),
+    ("update", 2, GONE, "merged"),
     ("update", 2, GONE_BY_DEVICE, "rejected"),
     ("update", 2, GONE_ELSEWHERE, "rejected"),
-    ("delete", 3, HERE, "write"),
+    ("delete", 3, HERE, "applied"),
     ("delete", 2, CHANGED, "conflict"),
-    ("delete", 2, OWN, "write"),
+    ("delete", 2, OWN, "applied"),
     ("delete", 2, GONE, "applied"),  # both want it gone
     ("delete", 3, NEVER, "rejected"),
     ("delete", 3, HIDDEN, "rejected"),
@@ -73,10 +83,35 @@ def test_decide_each_cell(op: Op, base: int | None, state: RowState, status: str
     assert verdicts[0].status == status
 
 
-@pytest.mark.parametrize("state", [HERE, CHANGED, OWN])
-def test_decide_amounts_never_conflict(state: RowState) -> None:
-    one = [candidate("update", 1, amounts={"stock": 1})]
-    assert decide(one, units_of(one, [0]), {one[0].key: state}, {})[0][0].status == "write"
+def test_decide_nothing_of_a_group_is_written_where_one_member_is_in_conflict() -> None:
+    group = number(9)
+    member = msgspec.structs.replace(
+        candidate("update", 2, group=group), values=Values({"name": "device"}, {"stock": 1})
+    )
+    some = [candidate("update", 3, row=number(2), group=group), member]
+    states = {some[0].key: OWN, member.key: CHANGED}
+    verdicts, after = decide(some, units_of(some, range(2)), states, {})
+    assert [verdicts[at].status for at in range(2)] == ["rejected", "conflict"]
+    assert [verdicts[at].write for at in range(2)] == [None, None]
+    assert after == states
+
+
+def test_decide_a_device_never_conflicts_with_what_it_wrote_itself_in_the_same_batch() -> None:
+    values = [{"name": "one"}, {"name": "two"}, {"name": "three"}]
+    some = [msgspec.structs.replace(candidate("update", 2), values=Values(found, {})) for found in values]
+    policies: list[tuple[Policy, list[str]]] = [
+        ("device_wins", ["merged"] * 3),  # in dispute once, then its own
+        ("server_wins", ["conflict"] * 3),
+    ]
+    for policy, statuses in policies:
+        rules = msgspec.structs.replace(RULES, policies={"name": policy})
+        again = [msgspec.structs.replace(one, rules=rules) for one in some]
+        verdicts, after = decide(again, units_of(again, range(3)), {some[0].key: CHANGED}, {})
+        assert [verdicts[at].status for at in range(3)] == statuses
+        records = [verdicts[at].record is not None for at in range(3)]
+        assert records == [True, policy == "server_wins", policy == "server_wins"]
+        row = after[some[0].key].values
+        assert row == {"name": "three" if policy == "device_wins" else "server"}
 
 
 def test_decide_a_missing_parent_brings_down_all_that_hangs_on_it() -> None:
@@ -94,7 +129,7 @@ def test_decide_a_failure_in_a_group_fails_the_group_and_what_refers_to_it() -> 
         candidate("create", row=number(4)),
     ]
     verdicts, _ = decide(some, units_of(some, range(4)), {}, {1: (error("unique"),)})
-    assert [verdicts[at].status for at in range(4)] == ["rejected", "rejected", "rejected", "write"]
+    assert [verdicts[at].status for at in range(4)] == ["rejected", "rejected", "rejected", "applied"]
     assert [verdicts[at].errors[0].code for at in range(3)] == ["group_failed", "unique", "missing_reference"]
 
 
@@ -154,7 +189,7 @@ def test_waves_hold_each_row_once_and_keep_the_order_of_each_rows_changes(steps:
     for key in {one.key for one in some}:
         written = [at for wave in waves for at in wave if some[at].key == key]
         assert written == sorted(
-            at for at, verdict in verdicts.items() if verdict.status == "write" and some[at].key == key
+            at for at, verdict in verdicts.items() if verdict.write is not None and some[at].key == key
         )
         alive = bool(written) and some[written[-1]].mutation.op != "delete"
         assert after.get(key, NEVER).visible == alive

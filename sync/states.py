@@ -1,0 +1,92 @@
+"""What is known of rows before a push writes them, for the device that pushes."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.conf import settings
+
+from sync.decide import Candidate, RowKey, RowState
+from sync.merge import Since
+from sync.rules import rules_of
+from sync.sql import Uuids, array, block, cursor
+from sync.wire import entities
+
+_since = msgspec.json.Decoder(Since)
+_row = msgspec.json.Decoder(dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Pusher:
+    """Who pushes: the device and the scopes granted to it."""
+
+    device: UUID
+    scopes: Sequence[str]
+
+    @property
+    def author(self) -> str:
+        return f"device:{self.device}"
+
+    @property
+    def lock(self) -> dict[str, Any]:
+        """The parameters of the SQL block `lock_device`."""
+        return {"device": self.device, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
+
+
+def states_of(pusher: Pusher, keys: Collection[RowKey]) -> dict[RowKey, RowState]:
+    """What is known of the rows, for this device; rows that never were are left out."""
+    if not keys:
+        return {}
+    names, rows = zip(*keys, strict=True)
+    parameters = {"scopes": list(pusher.scopes), "entities": array(names), "rows": Uuids(rows)}
+    with cursor() as bound:
+        bound.execute(block("push.sql", "row_states", state=block("push.sql", "state")), parameters)
+        return {RowKey(entity, row): RowState(rev, alive, known) for entity, row, rev, alive, known in bound.fetchall()}
+
+
+def with_what_others_did(
+    pusher: Pusher, states: Mapping[RowKey, RowState], candidates: Iterable[Candidate], batch: Collection[str]
+) -> dict[RowKey, RowState]:
+    """The states of those rows a mutation of which has another base than the row's revision, with what that asks for.
+
+    `batch`: the ids of all mutations that come with them; what these wrote before is not the work of others.
+    """
+    asked = _asked(states, candidates)
+    if not asked:
+        return {}
+    parameters = {
+        "author": pusher.author,
+        "ids": Uuids(list(batch)),
+        "entities": array(key.entity for key, _ in asked),
+        "rows": Uuids([key.row for key, _ in asked]),
+        "bases": array(base for _, base in asked),
+        "timed": array("t" if rules_of(entities()[key.entity]).timed else "f" for key, _ in asked),
+    }
+    found: dict[RowKey, RowState] = {}
+    with cursor() as bound:
+        bound.execute(block("push.sql", "since"), parameters)
+        for entity, row, base, by_device, data, since in bound.fetchall():
+            key = RowKey(entity, row)
+            state = found.get(key, states[key])
+            found[key] = msgspec.structs.replace(
+                state,
+                values=_row.decode(data) if data is not None and state.values is None else state.values,
+                since={**state.since, base: _since.decode(since)},
+                deleted_by_device=by_device,
+            )
+    return found
+
+
+def _asked(states: Mapping[RowKey, RowState], candidates: Iterable[Candidate]) -> Sequence[tuple[RowKey, int]]:
+    """The rows and bases to look up: a create of a row that is there, and whatever has an older base."""
+    asked: dict[tuple[RowKey, int], None] = {}
+    for candidate in candidates:
+        state, op = states.get(candidate.key), candidate.mutation.op
+        if state is None or not state.known or (op == "create" and not state.alive):
+            continue
+        base = 0 if op == "create" else candidate.mutation.base or 0
+        if op == "create" or base != state.rev:
+            asked[candidate.key, base] = None
+    return list(asked)
