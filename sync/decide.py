@@ -79,7 +79,10 @@ AS_SENT = Write("", NO_VALUES)
 
 
 class Record(NamedTuple):
-    """A conflict, as it is kept: the fields in dispute (none: the row) and the values at stake, before any write."""
+    """A conflict, as it is kept: the fields in dispute (none: the row) and the values at stake, before any write.
+
+    `mixed`: those that got a value which is neither side's.
+    """
 
     fields: tuple[str, ...]
     policy: str
@@ -87,6 +90,7 @@ class Record(NamedTuple):
     rev: int
     base: Mapping[str, Any] | None
     server: Mapping[str, Any] | None
+    mixed: frozenset[str] = frozenset()
 
 
 class Verdict(NamedTuple):
@@ -221,7 +225,8 @@ def _pass(
                 verdict = _kept_out(verdict, verdict.record)
             verdicts[at] = verdict
             if verdict.write is not None:
-                after[candidate.key] = _written(candidate, verdict.write, state)
+                mixed = verdict.record.mixed if verdict.record else frozenset()
+                after[candidate.key] = _written(candidate, verdict.write, state, mixed)
     return verdicts, after
 
 
@@ -312,11 +317,12 @@ def _record(
         return None
     fields = tuple(name for dispute in disputes for name in dispute.fields)
     policy = " + ".join(sorted({dispute.policy for dispute in disputes}))
-    return Record(fields, policy, together(dispute.decision for dispute in disputes), rev, base, server)
+    mixed = frozenset(name for d in disputes if d.decision is Decision.MIXED for name in d.fields)
+    return Record(fields, policy, together(dispute.decision for dispute in disputes), rev, base, server, mixed)
 
 
-def _written(candidate: Candidate, write: Write, state: RowState) -> RowState:
-    """The row after a write, as far as later mutations of the batch ask."""
+def _written(candidate: Candidate, write: Write, state: RowState, mixed: frozenset[str]) -> RowState:
+    """The row after a write, as far as later mutations of the batch ask. What is `mixed` its device has not seen."""
     op, values = write.op or candidate.mutation.op, candidate.values if write is AS_SENT else write.values
     if op == "delete":
         return RowState(state.rev + 1, False, True, since=state.since, deleted_by_device=True)
@@ -329,7 +335,7 @@ def _written(candidate: Candidate, write: Write, state: RowState) -> RowState:
         row = {**row, **values.fields, **amounts}
     sent = candidate.values.fields
     own = {name for name, value in values.fields.items() if op == "update" or (name in sent and sent[name] == value)}
-    return RowState(state.rev + 1, True, True, row, state.since, state.own | own)
+    return RowState(state.rev + 1, True, True, row, state.since, (state.own | own) - mixed)
 
 
 def _missing_references(

@@ -63,6 +63,8 @@ class Conflict(models.Model):
     device_values = models.JSONField()
     # Those that both changed differently; none where the whole row is at stake, since one side deleted it.
     fields = ArrayField(models.TextField(), default=list)
+    # Those to which a function gave a value that is neither side's, so that its device has not seen it.
+    mixed = ArrayField(models.TextField(), default=list)
     made_at = models.DateTimeField(null=True, blank=True)
     group = models.UUIDField(null=True, blank=True)  # of mutations, none of which was applied because of this one
     policy = models.TextField()  # that of the fields, by name; several are joined by " + "

@@ -332,6 +332,7 @@ class _Push:
             server=record.server,
             device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
             fields=list(record.fields),
+            mixed=sorted(record.mixed),
             made_at=mutation.made_at,
             group=mutation.group,
             policy=record.policy,

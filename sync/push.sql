@@ -53,8 +53,8 @@ WHERE f.rev IS NOT NULL
 
 -- name: since
 -- Of each row and base: whether this device deleted the row, the row as it is, and what others did to it after the base,
--- as JSON (`sync.merge.Since`). Others are who is neither this device nor in this batch. A history that does not have
--- each revision after the base does not know.
+-- as JSON (`sync.merge.Since`). Others are who is neither this device nor in this batch, and a function that mixed what
+-- this device sent with what it had not seen. A history that does not have each revision after the base does not know.
 WITH wanted AS MATERIALIZED (
     SELECT w.n, w.entity, w.row_id, w.base, w.timed, f.rev, f.data
     FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[], %(timed)s::boolean[])
@@ -63,16 +63,20 @@ WITH wanted AS MATERIALIZED (
         SELECT max(o.rev) AS rev, max(o.data) AS data FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
     ) f
 ), entries AS MATERIALIZED (
-    SELECT w.n, h.rev, h.op, h.old, h.hidden, coalesce(r.made_at, h.at) AS at,
-           h.author = %(author)s OR coalesce(h.mutation = ANY (%(ids)s::uuid[]), false) AS own
+    SELECT w.n, h.rev, h.op, h.old, h.hidden, coalesce(r.made_at, h.at) AS at, o.own, c.mixed
     FROM wanted w
     JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
+    CROSS JOIN LATERAL (
+        SELECT h.author = %(author)s OR coalesce(h.mutation = ANY (%(ids)s::uuid[]), false) AS own
+    ) o
     LEFT JOIN sync_result r ON w.timed AND r.id = h.mutation
+    LEFT JOIN sync_conflict c ON o.own AND c.mutation = h.mutation
 ), changes AS (
-    SELECT e.n, e.rev, e.at, e.op, e.own, v.key, v.value,
-           max(e.rev) FILTER (WHERE e.own) OVER (PARTITION BY e.n, v.key) AS last_own
-    FROM entries e CROSS JOIN LATERAL jsonb_each(e.old::jsonb) v
-    WHERE e.old IS NOT NULL
+    SELECT c.*, max(c.rev) FILTER (WHERE c.own) OVER (PARTITION BY c.n, c.key) AS last_own
+    FROM (
+        SELECT e.n, e.rev, e.at, e.op, v.key, v.value, e.own AND NOT coalesce(v.key = ANY (e.mixed), false) AS own
+        FROM entries e CROSS JOIN LATERAL jsonb_each(e.old::jsonb) v WHERE e.old IS NOT NULL
+    ) c
 ), fields AS (
     SELECT c.n, c.key, (array_agg(c.value ORDER BY c.rev))[1] AS base,
            (array_agg(c.at ORDER BY c.rev DESC) FILTER (WHERE c.op = 'update'))[1] AS at

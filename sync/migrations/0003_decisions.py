@@ -40,6 +40,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="conflict",
+            name="mixed",
+            field=django.contrib.postgres.fields.ArrayField(base_field=models.TextField(), default=list, size=None),
+        ),
+        migrations.AddField(
+            model_name="conflict",
             name="group",
             field=models.UUIDField(blank=True, null=True),
         ),

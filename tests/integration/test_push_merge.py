@@ -128,6 +128,18 @@ def _guarded(entity: Entity, policy: Any) -> Any:
     return policy if isinstance(policy, str) else rules._guarded(entity, policy)
 
 
+@pytest.mark.protocol("U10")
+@pytest.mark.parametrize("together", [True, False])
+def test_push_later_edit_does_not_overwrite_what_a_function_mixed_in_unseen(together: bool) -> None:
+    device, row = TestDevice(), contact(note="")
+    Contact.objects.filter(pk=row).update(note="office")
+    edits = [update(row, 1, note="device", title="Dr."), update(row, 1, note="device, later", title="Prof.")]
+    for batch in [edits] if together else [[edit] for edit in edits]:
+        assert set(device.statuses(*batch)) == {"merged"}
+    found = Contact.objects.get()
+    assert (found.note, found.title) == ("office\ndevice\ndevice, later", "Prof.")
+
+
 # --- latest_wins ---
 
 
