@@ -5,7 +5,7 @@ the database refused something.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from sync.merge import NO_ROW, NOTHING_SINCE, Decision, Dispute, Rules, Since, a
 from sync.mutation import NO_VALUES, Error, Mutation, Values, error
 
 _NOT_FIELDS = frozenset({"id", "_rev"})
+_BEFORE = datetime.min.replace(tzinfo=UTC)
 
 
 class RowKey(NamedTuple):
@@ -26,7 +27,8 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
 
     `rev` is 0 for a row that never was. `known`: the device may know of it (it is, or was when it was deleted, in one
     of its scopes). Read only where a mutation asks: `values`, the row as it is (None: not read), and `since`, what
-    others did after each base that is not the row's revision (0: none). `own`: the fields that this batch wrote.
+    others did after each base that is not the row's revision (0: none). `own`: the fields that this batch wrote;
+    `mixed`: those to which a function gave a value that the device has not seen, with what they had before.
     """
 
     rev: int = 0
@@ -35,6 +37,7 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     values: Mapping[str, Any] | None = None
     since: Mapping[int, Since] = {}
     own: frozenset[str] = frozenset()
+    mixed: Mapping[str, Any] = NO_ROW
     deleted_by_device: bool = False
 
     @property
@@ -42,7 +45,11 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
         return self.alive and self.known
 
     def since_base(self, base: int | None) -> Since:
-        return self.since.get(base or 0, NOTHING_SINCE)
+        since = self.since.get(base or 0, NOTHING_SINCE)
+        if not self.mixed:
+            return since
+        changed = dict.fromkeys(self.mixed, _BEFORE) | dict(since.changed)
+        return msgspec.structs.replace(since, changed=changed, base={**self.mixed, **since.base})
 
 
 NEVER = RowState()
@@ -249,14 +256,14 @@ def judge(candidate: Candidate, state: RowState) -> Verdict:
     if mutation.op == "delete":
         if not state.alive:
             return DONE
-        return _deleted(candidate, state, since) if since.by_others else WRITE
+        return _deleted(candidate, state, since) if since.by_others(state.own) else WRITE
     if not state.alive and state.deleted_by_device:
         return rejected(error("not_found"))
     if not values.fields and not values.amounts:
         return DONE
     if not state.alive:
         return _revived(candidate, state, since)
-    return _merged(candidate, state, mutation.base) if since.by_others else WRITE
+    return _merged(candidate, state, mutation.base) if since.by_others(state.own) else WRITE
 
 
 def _merged(candidate: Candidate, state: RowState, base: int | None) -> Verdict:
@@ -270,7 +277,7 @@ def _merged(candidate: Candidate, state: RowState, base: int | None) -> Verdict:
     kept = any(dispute.decision in {Decision.OPEN, Decision.SERVER} for dispute in merged.disputes)
     if kept:
         return Verdict("conflict", (), write, record)
-    return Verdict("merged" if since.by_others else "applied", (), write, record)
+    return Verdict("merged" if since.by_others(state.own) else "applied", (), write, record)
 
 
 def _deleted(candidate: Candidate, state: RowState, since: Since) -> Verdict:
@@ -333,9 +340,12 @@ def _written(candidate: Candidate, write: Write, state: RowState, mixed: frozens
         kinds = candidate.rules.kinds if candidate.rules else {}
         amounts = {name: added(kinds[name], row.get(name), amount) for name, amount in values.amounts.items()}
         row = {**row, **values.fields, **amounts}
-    sent = candidate.values.fields
+    sent, counters = candidate.values.fields, candidate.rules.counters if candidate.rules else frozenset()
     own = {name for name, value in values.fields.items() if op == "update" or (name in sent and sent[name] == value)}
-    return RowState(state.rev + 1, True, True, row, state.since, (state.own | own) - mixed)
+    own -= mixed
+    unseen = {name: value for name, value in state.mixed.items() if name not in own}
+    unseen |= {name: (state.values or NO_ROW).get(name) for name in mixed - unseen.keys()}
+    return RowState(state.rev + 1, True, True, row, state.since, (state.own - mixed | own) - counters, unseen)
 
 
 def _missing_references(

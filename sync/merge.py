@@ -8,7 +8,7 @@ together. Values are in wire form. (`docs/protocol.md`, "Merging".)
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime, time
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -62,6 +62,7 @@ class Rules(msgspec.Struct, frozen=True):
     units: Mapping[str, Unit]
     kinds: Mapping[str, str]
     delete: str = "edit_wins"
+    counters: frozenset[str] = frozenset()
 
     @property
     def timed(self) -> bool:
@@ -73,8 +74,8 @@ class Since(msgspec.Struct, frozen=True):
     """What others did to a row since a base.
 
     `known`: the history reaches back to it. `made`: when another made the row, perhaps after it had been deleted.
-    `changed`: when another last changed a field that the device did not change after that, and `base`: what the device
-    had in it before that. `gone`: the row as it was deleted, with its `hidden` columns.
+    `changed`: when another last changed a field that the device did not write after that (to add to a counter is no
+    such write); `base`: what the device had in it before. `gone`: the row as it was deleted, and its `hidden` columns.
     """
 
     known: bool = True
@@ -84,9 +85,9 @@ class Since(msgspec.Struct, frozen=True):
     gone: Mapping[str, Any] | None = None
     hidden: Mapping[str, Any] | None = None
 
-    @property
-    def by_others(self) -> bool:
-        return not self.known or self.made is not None or bool(self.changed)
+    def by_others(self, own: Set[str] = frozenset()) -> bool:
+        """Whether others did anything, but for fields that the device wrote itself after that."""
+        return not self.known or self.made is not None or not self.changed.keys() <= own
 
 
 NOTHING_SINCE = Since()

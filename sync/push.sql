@@ -54,7 +54,8 @@ WHERE f.rev IS NOT NULL
 -- name: since
 -- Of each row and base: whether this device deleted the row, the row as it is, and what others did to it after the base,
 -- as JSON (`sync.merge.Since`). Others are who is neither this device nor in this batch, and a function that mixed what
--- this device sent with what it had not seen. A history that does not have each revision after the base does not know.
+-- this device sent with what it had not seen. A device that adds to a counter has not written over what others did to
+-- it. A history that does not have each revision after the base does not know.
 WITH wanted AS MATERIALIZED (
     SELECT w.n, w.entity, w.row_id, w.base, w.timed, f.rev, f.data
     FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[], %(timed)s::boolean[])
@@ -63,7 +64,7 @@ WITH wanted AS MATERIALIZED (
         SELECT max(o.rev) AS rev, max(o.data) AS data FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
     ) f
 ), entries AS MATERIALIZED (
-    SELECT w.n, h.rev, h.op, h.old, h.hidden, coalesce(r.made_at, h.at) AS at, o.own, c.mixed
+    SELECT w.n, w.entity, h.rev, h.op, h.old, h.hidden, coalesce(r.made_at, h.at) AS at, o.own, c.mixed
     FROM wanted w
     JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
     CROSS JOIN LATERAL (
@@ -72,9 +73,10 @@ WITH wanted AS MATERIALIZED (
     LEFT JOIN sync_result r ON w.timed AND r.id = h.mutation
     LEFT JOIN sync_conflict c ON o.own AND c.mutation = h.mutation
 ), changes AS (
-    SELECT c.*, max(c.rev) FILTER (WHERE c.own) OVER (PARTITION BY c.n, c.key) AS last_own
+    SELECT c.*, max(c.rev) FILTER (WHERE c.own AND NOT c.counter) OVER (PARTITION BY c.n, c.key) AS last_own
     FROM (
-        SELECT e.n, e.rev, e.at, e.op, v.key, v.value, e.own AND NOT coalesce(v.key = ANY (e.mixed), false) AS own
+        SELECT e.n, e.rev, e.at, e.op, v.key, v.value, e.own AND NOT coalesce(v.key = ANY (e.mixed), false) AS own,
+               e.entity || '.' || v.key = ANY (%(counters)s::text[]) AS counter
         FROM entries e CROSS JOIN LATERAL jsonb_each(e.old::jsonb) v WHERE e.old IS NOT NULL
     ) c
 ), fields AS (

@@ -28,6 +28,7 @@ def rules_of(entity: Entity) -> Rules:
         units={name: unit for unit in declared.units for name in unit},
         kinds={field.name: field.type for field in entity.fields},
         delete=declared.delete_conflict,
+        counters=declared.counters,
     )
 
 

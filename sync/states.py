@@ -64,6 +64,9 @@ def with_what_others_did(
         "bases": array(base for _, base in asked),
         "timed": array("t" if rules_of(entities()[key.entity]).timed else "f" for key, _ in asked),
     }
+    parameters["counters"] = array(
+        f"{name}.{field}" for name in {key.entity for key, _ in asked} for field in rules_of(entities()[name]).counters
+    )
     found: dict[RowKey, RowState] = {}
     with cursor() as bound:
         bound.execute(block("push.sql", "since"), parameters)

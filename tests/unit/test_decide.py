@@ -100,7 +100,7 @@ def test_decide_a_device_never_conflicts_with_what_it_wrote_itself_in_the_same_b
     values = [{"name": "one"}, {"name": "two"}, {"name": "three"}]
     some = [msgspec.structs.replace(candidate("update", 2), values=Values(found, {})) for found in values]
     policies: list[tuple[Policy, list[str]]] = [
-        ("device_wins", ["merged"] * 3),  # in dispute once, then its own
+        ("device_wins", ["merged", "applied", "applied"]),  # in dispute once, then its own
         ("server_wins", ["conflict"] * 3),
     ]
     for policy, statuses in policies:
