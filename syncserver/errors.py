@@ -130,6 +130,19 @@ REJECTIONS: Mapping[str, str] = {
     "internal_error": "The server failed on this mutation; an administrator can replay it.",
 }
 
+# Why a person's decision about one of many conflicts or rejections was not taken, or was not undone.
+DECISION_REFUSALS: Mapping[str, str] = {
+    "moved": "This was changed since; look at it, and decide about it alone.",
+    "not_at_stake": "This field is not at stake in the conflict.",
+    "unknown_values": "What the device had in all of these fields is not known; decide field by field.",
+    "forbidden": "You have no permission for this.",
+    "decided_again": "It was decided anew since; undo that first.",
+    "already_undone": "This was undone already.",
+    "depended_on": "Other rows refer to this row by now.",
+    "forgotten": "The history does not reach back that far.",
+    "not_there": "The row was not there at that revision.",
+}
+
 
 class Problem(Exception):
     """A refusal of the whole request, to be raised anywhere below HTTP.

@@ -101,6 +101,7 @@ SYNC_PULL_WAIT_SECONDS_MAX = 60  # a pull with nothing to tell is held that long
 SYNC_PUSH_MUTATIONS_MAX = 1_000  # mutations of one call
 SYNC_PUSH_BODY_BYTES_MAX = 8_000_000  # of a push after decompression: a compression bomb stops here
 SYNC_PUSH_LOCK_SECONDS_MAX = 10  # a push that waits longer for another writer's row gets 503, and is sent again
+SYNC_DECISIONS_MAX = 1_000  # conflicts decided, or decisions undone, at once: their devices' pushes wait that long
 SYNC_BODY_BYTES_MAX = 64_000  # of any other API request
 SYNC_SCOPES_PER_DEVICE_MAX = 200  # granted to one device and its user; the pull token names each
 SYNC_RESULT_AGE_DAYS_MAX = env.integer("SYNC_RESULT_AGE_DAYS_MAX", 30)  # a mutation's id is remembered that long

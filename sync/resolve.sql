@@ -1,0 +1,40 @@
+-- name: sides
+-- Each row as it is now, with its last revision and the mutation of its newest change; of one that is not there, what
+-- it held when it was deleted, if the history still knows.
+SELECT w.entity, w.row_id::text, coalesce(f.rev, 0), f.data, n.mutation::text, d.old, d.hidden
+FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id)
+LEFT JOIN LATERAL (
+    SELECT max(o.rev) AS rev, (array_agg(o.data) FILTER (WHERE o.data IS NOT NULL))[1] AS data
+    FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
+) f ON true
+LEFT JOIN LATERAL (
+    SELECT h.mutation FROM sync_history h WHERE h.row_id = w.row_id AND h.entity = w.entity AND h.rev = f.rev
+    ORDER BY h.at DESC LIMIT 1
+) n ON true
+LEFT JOIN LATERAL (
+    SELECT h.old, h.hidden FROM sync_history h
+    WHERE f.data IS NULL AND h.row_id = w.row_id AND h.entity = w.entity AND h.op = 'delete'
+      AND (f.rev IS NULL OR h.rev = f.rev)
+    ORDER BY h.at DESC LIMIT 1
+) d ON true;
+
+-- name: lock_devices
+-- One after the other in order of id, so that two bulks cannot deadlock on them.
+SELECT pg_advisory_xact_lock(hashtextextended(d.id::text, 0))
+FROM (SELECT DISTINCT w.id FROM unnest(%(devices)s::uuid[]) w(id) ORDER BY w.id) d;
+
+-- name: lock_conflicts
+-- Two people decide about a conflict one after the other. In order of id, so that two bulks cannot deadlock on them.
+SELECT FROM sync_conflict c WHERE c.id = ANY (%(ids)s::uuid[]) ORDER BY c.id FOR NO KEY UPDATE;
+
+-- name: since
+-- What became of a row after a revision, the newest first.
+SELECT h.rev, h.op, h.old FROM sync_history h
+WHERE h.row_id = %(row)s AND h.entity = %(entity)s AND h.rev > %(rev)s ORDER BY h.rev DESC;
+
+-- name: deleted_with
+-- The rows that went in the same transaction as a row, and have not come back since.
+SELECT h.entity, h.row_id::text, h.old, h.hidden
+FROM sync_history d JOIN sync_history h ON h.xid = d.xid AND h.at = d.at AND h.op = 'delete'
+WHERE d.row_id = %(row)s AND d.entity = %(entity)s AND d.rev = %(rev)s AND d.op = 'delete'
+  AND NOT EXISTS (SELECT FROM sync_history l WHERE l.row_id = h.row_id AND l.entity = h.entity AND l.rev > h.rev);

@@ -1,0 +1,402 @@
+"""Deciding conflicts: nothing newer is overwritten, nothing is torn, and nothing is decided twice."""
+
+import threading
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from entities.models import Contact, Customer, Order, OrderLine, Product
+from sync.models import Conflict, Decision, Outcome
+from sync.resolve import Invalid, RowMoved, preview_many, resolve, resolve_many, stakes_of
+from tests.integration.conflict_support import BOSS, OTHER, conflict, disputed, rev_of
+from tests.integration.sync_support import TestDevice, employee, history, other_connection, update
+
+pytestmark = pytest.mark.django_db(transaction=True)
+State = Conflict.State
+
+
+def outcomes(device: TestDevice) -> list[tuple[str, int | None, str]]:
+    found = Outcome.objects.filter(device=device.device.id).order_by("number")
+    return list(found.values_list("outcome", "rev", "by"))
+
+
+def told(refusal: pytest.ExceptionInfo[Invalid]) -> list[tuple[str | None, str]]:
+    return [(each.field, each.code) for each in refusal.value.errors]
+
+
+def reasons(refused: dict[UUID, Any]) -> dict[UUID, list[str]]:
+    return {id: [each.code for each in errors] for id, errors in refused.items()}
+
+
+# --- what is at stake ---
+
+
+def test_stakes_show_each_side_and_the_row_as_it_is_now() -> None:
+    row, found = disputed(TestDevice())
+    Contact.objects.filter(pk=row).update(first_name="Eve")
+    stakes = stakes_of(found)
+    assert (stakes.names, set(stakes.disputed)) == (["first_name"], {"first_name"})
+    assert (stakes.base, stakes.device) == ({"first_name": "Ana"}, {"first_name": "Ina"})
+    assert (stakes.server, stakes.server_then) == ({"first_name": "Eve"}, {"first_name": "Eva"})
+    assert (stakes.rev, stakes.seen, stakes.row_deleted) == (3, 0, False)
+
+
+def test_stakes_of_an_entity_that_is_no_longer_declared_are_none() -> None:
+    found = conflict(TestDevice(), str(uuid4()), {"a": 1}, {"a": 2}, entity="gone")
+    assert stakes_of(found).names == []
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"a": 1}, rev=0, author=BOSS)
+    assert told(refused) == [(None, "unknown_entity")]
+
+
+def test_stakes_never_show_a_hidden_field() -> None:
+    product = Product.objects.create(code="A", name="A", unit_cost="7")
+    found = conflict(TestDevice(), str(product.pk), {}, {"name": "A", "unit_cost": "7"}, op="delete", entity="product")
+    stakes = stakes_of(found)
+    assert stakes.names == ["name"]
+    assert stakes.server == stakes.server_then == {"name": "A"}
+
+
+# --- one decision ---
+
+
+def test_decision_for_the_device_is_a_new_revision_that_devices_pull() -> None:
+    device = TestDevice()
+    row, found = disputed(device)
+    device.pull()
+    decision = resolve(found.pk, {"first_name": "Ina"}, rev=2, author=BOSS, comment="She rang")
+    assert (decision.state, decision.rev, decision.comment) == (State.DEVICE, 3, "She rang")
+    assert (decision.before, decision.after) == ({"first_name": "Eva"}, {"first_name": "Ina"})
+    assert history(row)[-1][:3] == (3, "update", BOSS)
+    device.pull()
+    assert device.of("contact")[row]["first_name"] == "Ina"
+    found.refresh_from_db()
+    assert (found.state, found.decided_by) == (State.DEVICE, BOSS)
+    assert outcomes(device) == [("device", 3, "boss")]
+
+
+def test_decision_for_the_server_writes_no_revision() -> None:
+    device = TestDevice()
+    row, found = disputed(device)
+    decision = resolve(found.pk, {}, rev=2, author=BOSS)
+    assert (decision.state, decision.rev, decision.before, decision.after) == (State.SERVER, 2, {}, {})
+    assert rev_of(row) == 2
+    assert outcomes(device) == [("server", 2, "boss")]
+
+
+def test_decision_of_some_of_each_or_of_other_values_is_mixed() -> None:
+    device = TestDevice()
+    _, found = disputed(device)
+    assert resolve(found.pk, {"first_name": "Eva Ina"}, rev=2, author=BOSS).state == State.MIXED
+    contact = Contact.objects.create(first_name="Eva", phone="2")
+    both = conflict(device, str(contact.pk), {"first_name": "Ina", "phone": "3"}, {"first_name": "Eva", "phone": "2"})
+    decision = resolve(both.pk, {"first_name": "Ina"}, rev=1, author=BOSS)
+    contact.refresh_from_db()
+    assert (decision.state, contact.first_name, contact.phone) == (State.MIXED, "Ina", "2")
+
+
+def test_decision_on_a_stale_page_is_refused_and_writes_nothing() -> None:
+    row, found = disputed(TestDevice())
+    Contact.objects.filter(pk=row).update(phone="2")
+    with pytest.raises(RowMoved) as moved:
+        resolve(found.pk, {"first_name": "Ina"}, rev=2, author=BOSS)
+    assert moved.value.now.rev == 3
+    assert moved.value.now.row is not None and moved.value.now.row["phone"] == "2"
+    assert rev_of(row) == 3
+    assert not Decision.objects.exists() and not Outcome.objects.exists()
+
+
+def test_decision_with_an_invalid_value_is_refused_with_its_field() -> None:
+    row, found = disputed(TestDevice(), device_values={"set": {"first_name": "Ina", "email": "x"}})
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"first_name": "", "email": "nobody"}, rev=2, author=BOSS)
+    assert sorted(told(refused), key=str) == [("first_name", "invalid_value")]
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"email": "nobody"}, rev=2, author=BOSS)
+    assert told(refused) == [("email", "invalid_value")]
+    assert (rev_of(row), Decision.objects.count()) == (2, 0)
+
+
+def test_decision_that_the_database_refuses_tells_the_field() -> None:
+    line = _line()
+    found = conflict(
+        TestDevice(), str(line.pk), {"order_id": "x"}, {"order_id": str(line.order_id)}, entity="order_line"
+    )
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"order_id": str(uuid4())}, rev=1, author=BOSS)
+    assert told(refused) == [("order_id", "missing_reference")]
+
+
+def test_decision_about_a_field_that_is_not_at_stake_is_refused() -> None:
+    _, found = disputed(TestDevice())
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"phone": "9"}, rev=2, author=BOSS)
+    assert told(refused) == [("phone", "not_at_stake")]
+
+
+def test_decision_changes_no_field_that_devices_may_not_write() -> None:
+    product = Product.objects.create(code="A", name="A")
+    found = conflict(TestDevice(), str(product.pk), {}, {"code": "A", "name": "A"}, op="delete", entity="product")
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"code": "B"}, rev=1, author=BOSS)
+    assert told(refused) == [("code", "read_only_field")]
+
+
+def test_decision_with_half_a_character_is_refused() -> None:
+    _, found = disputed(TestDevice())
+    for value in ("\ud800", "\x00"):
+        with pytest.raises(Invalid):
+            resolve(found.pk, {"first_name": value}, rev=2, author=BOSS)
+
+
+def test_automatic_decision_can_be_overturned_by_who_saw_it() -> None:
+    row, found = disputed(TestDevice(), state="server")
+    first = resolve(found.pk, {"first_name": "Ina"}, rev=2, author=BOSS)
+    assert (first.state_before, first.state) == (State.SERVER, State.DEVICE)
+    second = resolve(found.pk, {"first_name": "Eva"}, rev=3, author=OTHER, seen=1)
+    assert (second.state_before, second.state) == (State.DEVICE, State.SERVER)
+    assert Contact.objects.get(pk=row).first_name == "Eva"
+
+
+@pytest.mark.parametrize("values", [{}, {"first_name": "Ina"}])
+def test_two_people_decide_only_once_about_what_both_saw(values: dict[str, str]) -> None:
+    _, found = disputed(TestDevice())
+    done: list[object] = []
+
+    def decide(author: str) -> None:
+        try:
+            done.append(resolve(found.pk, values, rev=2, author=author))
+        except RowMoved as moved:
+            done.append(moved)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=decide, args=[author]) for author in (BOSS, OTHER)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(type(each).__name__ for each in done) == ["Decision", "RowMoved"]
+    assert Decision.objects.count() == Outcome.objects.count() == 1
+
+
+def test_decision_waits_for_a_writer_and_then_sees_that_the_row_has_moved() -> None:
+    row, found = disputed(TestDevice())
+    seen: list[BaseException | None] = []
+
+    def decide() -> None:
+        try:
+            resolve(found.pk, {"first_name": "Ina"}, rev=2, author=BOSS)
+        except RowMoved as moved:
+            seen.append(moved)
+        finally:
+            connection.close()
+
+    with other_connection() as writer:
+        writer.execute("UPDATE entities_contact SET phone = '7' WHERE id = %s", [row])
+        thread = threading.Thread(target=decide)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        writer.commit()
+    thread.join()
+    assert isinstance(seen[0], RowMoved)
+    assert Contact.objects.get(pk=row).phone == "7"
+
+
+def test_push_of_the_device_during_a_decision_neither_loses_nor_is_lost() -> None:
+    device = TestDevice()
+    row, found = disputed(device)
+    results: list[Any] = []
+
+    def decide() -> None:
+        try:
+            results.append(resolve(found.pk, {"first_name": "Ina"}, rev=2, author=BOSS))
+        except RowMoved as moved:
+            results.append(moved)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=decide)
+    thread.start()
+    status = device.statuses(update(row, 2, phone="8"))
+    thread.join()
+    now = Contact.objects.get(pk=row)
+    if isinstance(results[0], Decision):
+        assert now.first_name == "Ina"
+    else:
+        assert now.first_name == "Eva"
+    assert (now.phone == "8") or status == ["conflict"]
+
+
+# --- delete against edit ---
+
+
+def test_edit_of_a_deleted_row_brings_it_back_with_its_hidden_columns() -> None:
+    device = TestDevice()
+    product = Product.objects.create(code="A", name="A", unit_cost="7.5", units_in_stock=3, unit_price="2")
+    row = str(product.pk)
+    product.delete()
+    found = conflict(
+        device, row, {"name": "B"}, None, entity="product",
+        device_values={"set": {"name": "B"}, "add": {"units_in_stock": 4}},
+    )  # fmt: skip
+    stakes = stakes_of(found)
+    assert stakes.row_deleted and stakes.server is None
+    assert stakes.device == {"name": "B", "units_in_stock": 7}
+    decision = resolve(found.pk, stakes.device, rev=2, author=BOSS)
+    back = Product.objects.get(pk=row)
+    assert (back.name, back.units_in_stock, str(back.unit_cost), str(back.unit_price)) == ("B", 7, "7.5000", "2.0000")
+    assert (decision.state, decision.before, decision.rev) == (State.DEVICE, None, 3)
+    device.pull()
+    assert device.of("product")[row]["name"] == "B"
+
+
+def test_deleted_row_stays_deleted_where_the_server_is_kept() -> None:
+    device = TestDevice()
+    row = str(Contact.objects.create(first_name="Ana").pk)
+    Contact.objects.filter(pk=row).delete()
+    found = conflict(device, row, {"first_name": "Ina"}, None)
+    choices: list[dict[str, str] | None] = [{}, None]
+    for values in choices:
+        decision = resolve(found.pk, values, rev=2, author=BOSS, seen=Decision.objects.count())
+        assert (decision.state, decision.rev) == (State.SERVER, None)
+    assert outcomes(device)[0] == ("server", None, "boss")
+    assert rev_of(row) == 2
+
+
+def test_row_that_the_history_forgot_comes_back_only_if_it_is_whole() -> None:
+    found = conflict(TestDevice(), str(uuid4()), {"phone": "1"}, None)
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"phone": "1"}, rev=0, author=BOSS)
+    assert told(refused) == [("first_name", "required")]
+
+
+def test_delete_of_an_edited_row_is_kept_out_or_done() -> None:
+    device = TestDevice()
+    choices: list[tuple[dict[str, str] | None, State, bool]] = [({}, State.SERVER, True), (None, State.DEVICE, False)]
+    for values, state, there in choices:
+        row = str(Contact.objects.create(first_name="Ana").pk)
+        found = conflict(device, row, {}, {"first_name": "Ana", "phone": ""}, op="delete", fields=[])
+        assert resolve(found.pk, values, rev=1, author=BOSS).state == state
+        assert Contact.objects.filter(pk=row).exists() == there
+
+
+def test_delete_that_other_rows_forbid_is_refused() -> None:
+    line = _line()
+    found = conflict(TestDevice(), str(line.product_id), {}, {"name": "A"}, op="delete", entity="product")
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, None, rev=1, author=BOSS)
+    assert told(refused) == [(None, "protected")]
+
+
+# --- many at once ---
+
+
+def test_bulk_for_the_device_writes_what_is_at_stake_and_nothing_else() -> None:
+    device = TestDevice()
+    pairs = [disputed(device) for _ in range(3)]
+    Contact.objects.filter(pk=pairs[0][0]).update(phone="2")  # newer, and in no dispute
+    bulk = resolve_many([found.pk for _, found in pairs], "device", author=BOSS, comment="all")
+    assert {d.state for d in bulk.decided} == {State.DEVICE} and not bulk.refused
+    assert {d.bulk for d in Decision.objects.all()} == {bulk.id}
+    assert sorted(Contact.objects.values_list("first_name", "phone")) == [("Ina", "1"), ("Ina", "1"), ("Ina", "2")]
+
+
+def test_bulk_overwrites_nothing_that_changed_since_and_says_so() -> None:
+    device = TestDevice()
+    (moved, first), (row, second) = disputed(device), disputed(device)
+    Contact.objects.filter(pk=moved).update(first_name="Eve")
+    bulk = resolve_many([first.pk, second.pk], "device", author=BOSS)
+    assert reasons(bulk.refused) == {first.pk: ["moved"]}
+    assert [Contact.objects.get(pk=each).first_name for each in (moved, row)] == ["Eve", "Ina"]
+
+
+def test_bulk_takes_several_conflicts_of_one_row_in_order() -> None:
+    row, first = disputed(TestDevice())
+    second = conflict(TestDevice(), row, {"first_name": "Una"}, {"first_name": "Eva"})
+    bulk = resolve_many([second.pk, first.pk], "device", author=BOSS)
+    assert [decision.conflict_id for decision in bulk.decided] == [first.pk, second.pk]
+    assert [new for *_, new in history(row)][-2:] == ['{"first_name": "Ina"}', '{"first_name": "Una"}']
+
+
+def test_bulk_goes_on_where_one_is_refused_by_a_rule() -> None:
+    device = TestDevice()
+    first, second = _line(), _line()
+    bad = conflict(device, str(first.pk), {"quantity": 0}, {"quantity": 1}, entity="order_line")
+    gone = conflict(device, str(second.pk), {"product_id": str(uuid4())}, {"product_id": str(second.product_id)},
+                    entity="order_line")  # fmt: skip
+    row, good = disputed(device)
+    bulk = resolve_many([bad.pk, gone.pk, good.pk], "device", author=BOSS)
+    assert reasons(bulk.refused) == {bad.pk: ["invalid_value"], gone.pk: ["missing_reference"]}
+    assert Contact.objects.get(pk=row).first_name == "Ina"
+
+
+def test_bulk_for_the_server_overturns_what_a_policy_took_from_the_device() -> None:
+    row, found = disputed(TestDevice(), state="device")
+    Contact.objects.filter(pk=row).update(first_name="Ina")
+    bulk = resolve_many([found.pk], "server", author=BOSS)
+    assert (bulk.decided[0].state, Contact.objects.get(pk=row).first_name) == (State.SERVER, "Eva")
+
+
+def test_bulk_never_deletes_a_row_that_was_edited_since() -> None:
+    device = TestDevice()
+    row = str(Contact.objects.create(first_name="Ana").pk)
+    found = conflict(device, row, {}, {"first_name": "Ana"}, op="delete")
+    Contact.objects.filter(pk=row).update(note="new")
+    assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["moved"]}
+    assert Contact.objects.filter(pk=row).exists()
+
+
+def test_bulk_takes_no_half_of_what_belongs_together() -> None:
+    customer = Customer.objects.create(name="A", address="1 Road", city="X")
+    found = conflict(TestDevice(), str(customer.pk), {"city": "Y"}, {"address": "1 Road", "city": "X"},
+                     entity="customer", fields=["address", "city"])  # fmt: skip
+    assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["unknown_values"]}
+
+
+def test_bulk_asks_who_may() -> None:
+    device = TestDevice()
+    row, edit = disputed(device)
+    other = str(Contact.objects.create(first_name="Ana").pk)
+    gone = conflict(device, other, {}, {"first_name": "Ana"}, op="delete")
+    bulk = resolve_many(
+        [edit.pk, gone.pk], "device", author=BOSS, allowed=lambda _conflict, deletes, _creates: not deletes
+    )
+    assert reasons(bulk.refused) == {gone.pk: ["forbidden"]}
+    assert Contact.objects.get(pk=row).first_name == "Ina"
+
+
+def test_bulk_costs_the_same_queries_however_many() -> None:
+    device = TestDevice()
+    counts = []
+    for many in (2, 20):
+        ids = [disputed(device)[1].pk for _ in range(many)]
+        with CaptureQueriesContext(connection) as counted:
+            resolve_many(ids, "device", author=BOSS)
+        counts.append(len(counted))
+    assert counts[0] == counts[1]
+
+
+def test_preview_tells_what_would_be_and_writes_nothing() -> None:
+    device = TestDevice()
+    (moved, first), (row, second) = disputed(device), disputed(device)
+    Contact.objects.filter(pk=moved).update(first_name="Eve")
+    previews = preview_many([first.pk, second.pk], "device")
+    assert [preview.conflict.pk for preview in previews] == [first.pk, second.pk]
+    assert [each.code for each in previews[0].errors] == ["moved"]
+    assert (previews[1].before, previews[1].after) == ({"first_name": "Eva"}, {"first_name": "Ina"})
+    assert not previews[1].deletes and not previews[1].creates
+    assert (rev_of(row), Decision.objects.count(), Outcome.objects.count()) == (2, 0, 0)
+    assert {preview.conflict.state for preview in previews} == {State.OPEN}
+
+
+def _line() -> OrderLine:
+    who = employee(Order.objects.count() + 1)
+    customer = Customer.objects.create(name="C")
+    order = Order.objects.create(customer=customer, employee_id=who, ordered_on="2026-11-21")
+    product = Product.objects.create(code=f"P{Product.objects.count()}", name="A")
+    return OrderLine.objects.create(order=order, employee_id=who, product=product, unit_price=1)
