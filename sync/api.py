@@ -9,6 +9,7 @@ from rest_framework.views import APIView
 from devices.authentication import authenticated, bearer_hash, seen
 from sync import openapi
 from sync.health import readiness
+from sync.outcomes import outcomes
 from sync.pull import pull
 from sync.push import push
 from sync.schema import schema_as
@@ -56,6 +57,17 @@ class PushView(DirectView):
         if device is None:
             raise Problem("unauthorized")
         return HttpResponse(push(Pusher(device.id, device.scopes), request.body), content_type="application/json")
+
+
+class OutcomesView(DirectView):
+    @openapi.outcomes_get
+    def get(self, request: HttpRequest) -> HttpResponse:
+        device = authenticated(request)
+        if device is None:
+            raise Problem("unauthorized")
+        limit = _number(request, "limit", 1, settings.SYNC_OUTCOMES_ROWS_MAX) or settings.SYNC_OUTCOMES_ROWS_DEFAULT
+        body = outcomes(device.id, device.scopes, request.GET.get("since"), limit)
+        return HttpResponse(body, content_type="application/json")
 
 
 def _number(request: HttpRequest, name: str, low: int, high: int) -> int | None:

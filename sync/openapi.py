@@ -7,6 +7,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from sync import openapi_examples as example
 from sync.merge import CONFLICT_POLICIES
+from sync.models import Outcome
 from sync.wire import INTEGER_SAFE_MAX, PROTOCOL, Entity, Field, entities
 from syncserver.errors import REJECTIONS
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems
@@ -69,6 +70,10 @@ def _components() -> dict[str, Schema]:
                 "schema": {"type": "string"},
                 "entities": array(ref("Entity")),
             }
+        ),
+        "Outcome": _OUTCOME,
+        "Outcomes": closed(
+            {"outcomes": array(ref("Outcome")), "cursor": {"type": "string"}, "has_more": {"type": "boolean"}}
         ),
         "Entity": _ENTITY,
         "Field": _FIELD,
@@ -190,6 +195,18 @@ def _result() -> Schema:
     )
 
 
+_OUTCOME = closed(
+    {
+        "mutation": UUID,
+        "entity": {"type": "string"},
+        "row": UUID,
+        "outcome": {"enum": Outcome.Kind.values},
+        "rev": nullable(REVISION) | {"description": "Of the row, with it; null: it is not there, or not the device's."},
+        "by": {"type": "string", "description": "Who decided."},
+        "comment": {"type": "string"},
+        "at": MOMENT,
+    }
+)
 _READINESS = closed(
     {
         "status": {"enum": ["ready", "not_ready"]},
@@ -291,6 +308,32 @@ push_post = extend_schema(
             "batch_too_large",
             "unsupported_encoding",
         ),
+    },
+)
+
+outcomes_get = extend_schema(
+    operation_id="sync_outcomes",
+    summary="What became of what was refused or in conflict",
+    description="Decisions about the device's own mutations, the oldest first, one each time that a person decides. "
+    "Send the last answer's cursor; without one, from the beginning. The same cursor brings the same outcomes, and "
+    "those that came since.",
+    tags=["sync"],
+    parameters=[
+        OpenApiParameter("since", description="The cursor of the last answer."),
+        OpenApiParameter(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": settings.SYNC_OUTCOMES_ROWS_MAX},
+            default=settings.SYNC_OUTCOMES_ROWS_DEFAULT,
+            description="Outcomes at most.",
+        ),
+        SYNC_CLIENT,
+        *COMMON,
+    ],
+    responses={
+        200: OpenApiResponse(
+            ref("Outcomes"), description="A page.", examples=[OpenApiExample("one outcome", example.OUTCOMES)]
+        ),
+        **problems("invalid_request", "unauthorized", "device_revoked", "not_acceptable"),
     },
 )
 

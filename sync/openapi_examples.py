@@ -166,3 +166,20 @@ NOT_READY: dict[str, Any] = {
     "status": "not_ready",
     "checks": {"database": {"ok": False, "error": "OperationalError"}},
 }
+
+OUTCOMES: dict[str, Any] = {
+    "outcomes": [
+        {
+            "mutation": MUTATIONS[1],
+            "entity": "order",
+            "row": ORDER,
+            "outcome": "device",
+            "rev": 7,
+            "by": "anna",
+            "comment": "The customer rang to confirm it.",
+            "at": "2026-11-21T09:00:00.000000Z",
+        }
+    ],
+    "cursor": "0198a30a-0000-7000-8000-00000000000e.41:vY2Q8tGxgk",
+    "has_more": False,
+}

@@ -27,9 +27,15 @@ def prune() -> dict[str, int]:
     tombstones = _run(block("maintain.sql", "forget_tombstones"), days=settings.SYNC_TOMBSTONE_AGE_DAYS_MAX)
     results = _run(block("maintain.sql", "forget_results"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
     days = max(settings.SYNC_HISTORY_AGE_DAYS_MAX, HISTORY_AGE_DAYS_MIN)
+    outcomes = _run(block("maintain.sql", "forget_outcomes"), days=days)
     months = _run(block("maintain.sql", "old_partitions"), days=days) or []
     dropped = [name for (name,) in months if _run(f"DROP TABLE {quote(name)}") is not None]
-    return {"tombstones": _count(tombstones), "answers": _count(results), "months of history": len(dropped)}
+    return {
+        "tombstones": _count(tombstones),
+        "answers": _count(results),
+        "outcomes": _count(outcomes),
+        "months of history": len(dropped),
+    }
 
 
 def _count(rows: list[tuple[int]] | None) -> int:

@@ -38,3 +38,19 @@ SELECT h.entity, h.row_id::text, h.old, h.hidden
 FROM sync_history d JOIN sync_history h ON h.xid = d.xid AND h.at = d.at AND h.op = 'delete'
 WHERE d.row_id = %(row)s AND d.entity = %(entity)s AND d.rev = %(rev)s AND d.op = 'delete'
   AND NOT EXISTS (SELECT FROM sync_history l WHERE l.row_id = h.row_id AND l.entity = h.entity AND l.rev > h.rev);
+
+-- name: outcomes
+-- The epoch, whether it is that of this database, and whether the cursor is of it; then each outcome after the cursor.
+-- One row at least. A device sees its own only, and no revision of a row that none of its scopes has, or had.
+SELECT e.id::text, e.database_identity IS NOT DISTINCT FROM sync_database_identity(), c.known, o.*
+FROM sync_epoch e
+CROSS JOIN LATERAL (SELECT e.id::text IS NOT DISTINCT FROM %(epoch)s::text AS known) c
+LEFT JOIN LATERAL (
+    SELECT o.number, o.mutation::text, o.entity, o.row_id::text, o.outcome,
+           CASE WHEN EXISTS (SELECT FROM sync_feed f WHERE f.row_id = o.row_id AND f.entity = o.entity
+                             AND f.scope = ANY (%(scopes)s::text[])) THEN o.rev END,
+           o.by, o.comment, to_char(o.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    FROM sync_outcome o
+    WHERE o.device = %(device)s AND o.number > CASE WHEN c.known THEN %(number)s::bigint ELSE 0 END
+    ORDER BY o.number LIMIT %(rows_max)s
+) o ON true;
