@@ -145,9 +145,10 @@ def checked(name: str, values: Row, op: str = "update") -> Row:
     return found.fields
 
 
-def revived(side: Side, fields: Row) -> Row:
-    """All that a row holds that is made again: what it held, with `fields` over it."""
-    return {**(side.gone or {}), **(side.hidden or {}), **fields}
+def revived(entity: str, side: Side, fields: Row) -> Row:
+    """All that a row holds that is made again: what it held, with `fields` over it, less what writes itself."""
+    row = {**(side.gone or {}), **(side.hidden or {}), **fields}
+    return {name: value for name, value in row.items() if name not in checker(entities()[entity]).touched}
 
 
 def differing(entity: Entity, one: Row, other: Row) -> dict[str, Any]:

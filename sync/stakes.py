@@ -123,7 +123,10 @@ def change_to(stakes: Stakes, values: Row | None, id: str) -> Change | None:
     if side.row is None:
         forgotten = side.gone is None
         return Change(
-            id, key, "create", revived(side, checked(key.entity, values, "create" if forgotten else "update"))
+            id,
+            key,
+            "create",
+            revived(key.entity, side, checked(key.entity, values, "create" if forgotten else "update")),
         )
     changed = differing(entity, checked(key.entity, values), side.row)
     return Change(id, key, "update", changed) if changed else None

@@ -40,7 +40,7 @@ def reversal(decision: Decision, side: Side, newest: Mapping[UUID, UUID], rewrit
     if decision.after is None:
         if side.row is not None or side.written_by != id or side.gone is None:
             raise Invalid(refusal("moved"))
-        return [Change(id, key, "create", revived(side, {})), *_gone_with(id, key, side.rev)]
+        return [Change(id, key, "create", revived(key.entity, side, {})), *_gone_with(id, key, side.rev)]
     if decision.before is None:
         if side.row is None or side.rev != (decision.rev or 0) + 2 * rewritten:
             raise Invalid(refusal("moved"))
@@ -92,5 +92,5 @@ def _gone_with(id: str, key: RowKey, rev: int) -> list[Change]:
             )
         }
         taken |= wave
-        changes += [Change(id, child, "create", revived(gone[child], {})) for child in sorted(wave)]
+        changes += [Change(id, child, "create", revived(child.entity, gone[child], {})) for child in sorted(wave)]
     return changes

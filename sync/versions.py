@@ -65,7 +65,7 @@ def _change(entity: Entity, key: RowKey, side: Side, row: Row) -> Change | None:
     fields = {f.name for f in entity.fields} - own
     wanted = {name: value for name, value in row.items() if name in fields}
     if side.row is None:
-        return Change(str(uuid4()), key, "create", revived(side, wanted))
+        return Change(str(uuid4()), key, "create", revived(entity.name, side, wanted))
     changed = differing(entity, wanted, side.row)
     return Change(str(uuid4()), key, "update", changed) if changed else None
 

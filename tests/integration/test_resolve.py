@@ -78,6 +78,32 @@ def test_decision_for_the_device_is_a_new_revision_that_devices_pull() -> None:
     assert outcomes(device) == [("device", 3, "boss")]
 
 
+def test_decision_about_a_pushed_conflict_leaves_what_was_merged_beside_it() -> None:
+    device = TestDevice()
+    row = str(Contact.objects.create(first_name="Ana").pk)
+    Contact.objects.filter(pk=row).update(first_name="Eva")
+    assert device.statuses(update(row, 1, first_name="Ina", phone="5")) == ["conflict"]
+    found = Conflict.objects.get()
+    stakes = stakes_of(found)
+    assert (stakes.names, stakes.contested, found.state) == (["first_name", "phone"], ["first_name"], State.OPEN)
+    Contact.objects.filter(pk=row).update(phone="6")  # newer than the device's, which nobody disputed
+    resolve_many([found.pk], "device", author=BOSS)
+    assert Contact.objects.values_list("first_name", "phone").get(pk=row) == ("Ina", "6")
+
+
+def test_decision_about_a_pushed_edit_of_a_deleted_row_adds_its_amounts_once() -> None:
+    device = TestDevice()
+    product = Product.objects.create(code="A", name="A", units_in_stock=3)
+    row = str(product.pk)
+    product.delete()
+    sent = update(row, 1, "product", name="B") | {"add": {"units_in_stock": 4}}
+    assert device.statuses(sent) == ["conflict"]
+    found = Conflict.objects.get()
+    resolve_many([found.pk], "device", author=BOSS)
+    resolve_many([found.pk], "device", author=BOSS)
+    assert Product.objects.get(pk=row).units_in_stock == 7
+
+
 def test_decision_for_the_server_writes_no_revision() -> None:
     device = TestDevice()
     row, found = disputed(device)
