@@ -72,7 +72,7 @@ def _long_way(pusher: Pusher, batch: Batch) -> list[Result]:
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             with transaction.atomic():
-                return _Push(pusher, batch.mutations, candidates, attempt < ATTEMPTS_MAX).run()
+                return Push(pusher, batch.mutations, candidates, attempt < ATTEMPTS_MAX).run()
         except core.Interleaved as group:
             raise Problem("invalid_request", f"Group {group} encloses another change of one of its rows.") from None
         except _Raced:
@@ -99,7 +99,7 @@ class _Refused(Exception):
 
 
 @dataclass
-class _Push:
+class Push:
     """One batch on its way through. Mutations are known by their place in it."""
 
     pusher: Pusher
@@ -292,6 +292,9 @@ class _Push:
         Conflict.objects.bulk_create(
             self._conflict(at, record) for at in fresh if (record := self.verdicts[at].record) is not None
         )
+        self._quarantine()
+
+    def _quarantine(self) -> None:
         Rejection.objects.bulk_create(
             (
                 self._rejection(at)

@@ -54,3 +54,22 @@ LEFT JOIN LATERAL (
     WHERE o.device = %(device)s AND o.number > CASE WHEN c.known THEN %(number)s::bigint ELSE 0 END
     ORDER BY o.number LIMIT %(rows_max)s
 ) o ON true;
+
+-- name: scopes
+-- Every scope that any row is in, one probe of the index each.
+WITH RECURSIVE found AS (
+    (SELECT f.scope FROM sync_feed f ORDER BY f.scope LIMIT 1)
+    UNION ALL
+    SELECT (SELECT f.scope FROM sync_feed f WHERE f.scope > l.scope ORDER BY f.scope LIMIT 1) FROM found l WHERE l.scope IS NOT NULL
+)
+SELECT scope FROM found WHERE scope IS NOT NULL;
+
+-- name: overtaken
+-- Of each mutation that waits, the fields of its row that the device itself has changed in transactions after it.
+SELECT w.id::text, array_agg(DISTINCT k.name)
+FROM unnest(%(ids)s::uuid[]) w(id)
+JOIN sync_rejection r ON r.id = w.id
+JOIN sync_history h ON h.row_id = r.row_id AND h.entity = r.entity AND h.at > r.created_at
+    AND h.author = 'device:' || r.device::text AND h.op = 'update'
+CROSS JOIN LATERAL json_object_keys(h.new) k(name)
+GROUP BY w.id;

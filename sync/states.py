@@ -27,6 +27,11 @@ class Pusher:
 
     @property
     def author(self) -> str:
+        return self.own
+
+    @property
+    def own(self) -> str:
+        """The author of the device's earlier changes, which are never concurrent with its later ones."""
         return f"device:{self.device}"
 
     @property
@@ -57,7 +62,7 @@ def with_what_others_did(
     if not asked:
         return {}
     parameters = {
-        "author": pusher.author,
+        "author": pusher.own,
         "ids": Uuids(list(batch)),
         "entities": array(key.entity for key, _ in asked),
         "rows": Uuids([key.row for key, _ in asked]),

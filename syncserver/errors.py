@@ -139,6 +139,8 @@ DECISION_REFUSALS: Mapping[str, str] = {
     "decided_again": "It was decided anew since; undo that first.",
     "already_undone": "This was undone already.",
     "depended_on": "Other rows refer to this row by now.",
+    "decided": "This was replayed or discarded already.",
+    "group_in_conflict": "Another change of the same group waits for a decision; decide that first.",
     "forgotten": "The history does not reach back that far.",
     "not_there": "The row was not there at that revision.",
 }

@@ -1,0 +1,328 @@
+"""The quarantine: a person mends what was refused and replays it as if it were pushed now, or discards it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+from django.utils import timezone
+
+from sync import decide as core
+from sync.amend import Invalid, in_turn, lock_devices, refusal
+from sync.candidates import candidates_of, references_in
+from sync.capture import set_author
+from sync.checker import checker
+from sync.decide import Candidate, RowKey
+from sync.models import Conflict, Rejection
+from sync.mutation import Batch, Error, Mutation, Values, error
+from sync.outcomes import tell
+from sync.push import Push, Result
+from sync.sql import array, block, cursor
+from sync.states import Pusher
+from sync.wire import entities
+
+State = Rejection.State
+WAITING = frozenset({"not_found", "missing_reference", "group_failed"})  # for another mutation, as far as one can tell
+Allowed = Callable[[Rejection], bool]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of one rejection. `status` is that of a push; `rejected`: it still waits, now for `errors`.
+
+    `overtaken`: fields that were left as they are, since the device itself has changed them after this mutation.
+    """
+
+    rejection: Rejection
+    status: str
+    rev: int | None = None
+    conflict: UUID | None = None
+    errors: tuple[Error, ...] = ()
+    overtaken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Mender(Pusher):
+    """A person who pushes what a device made: its base and its own earlier changes are the device's."""
+
+    person: str = field(kw_only=True)
+
+    @property
+    def author(self) -> str:
+        return self.person
+
+
+class _Replay(Push):
+    """A push of what is in quarantine already."""
+
+    def _quarantine(self) -> None:
+        pass
+
+
+def replay(
+    rejection_id: UUID,
+    mended: Mapping[str, Any] | None,
+    *,
+    author: str,
+    comment: str = "",
+    allowed: Allowed | None = None,
+) -> list[Replayed]:
+    """Apply a mutation that was refused, with its group and all that waited for it, in the order in which they came.
+
+    `mended`: the `set` to apply in the place of its own (None: as it came); an amount for a field that it names is left
+    out. It is merged as a push is: its base stays what it was, so that what changed since is not overwritten. Scopes do
+    not bind a person; read-only fields do. A group is applied all together or not at all. What waited and is refused
+    again goes on waiting. `allowed`: whether the person may replay a rejection; what waited and they may not is left.
+    Raises Invalid where the mutation itself, or its group, is refused, Rejection.DoesNotExist, and Problem
+    `service_unavailable`; then nothing was written and the rejection is as it was.
+    """
+    return in_turn(lambda: _replay(rejection_id, mended, author, comment, allowed))
+
+
+def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str) -> int:
+    """Leave mutations unapplied for good; return how many of them still waited. They stay in the records.
+
+    Raises Invalid without a comment, which tells the device's user why.
+    """
+    if not comment.strip():
+        raise Invalid(error("required", "comment"))
+
+    def work() -> int:
+        wanted = Rejection.objects.filter(pk__in=set(rejection_ids), state=State.OPEN)
+        lock_devices(wanted.values_list("device", flat=True))
+        found = list(wanted.select_for_update().order_by("pk"))
+        for rejection in found:
+            _decided(rejection, State.DISCARDED, author, comment)
+        Rejection.objects.bulk_update(found, ["state", "decided_by", "decided_at", "comment"])
+        tell([(rejection, State.DISCARDED, None) for rejection in found], author, comment)
+        return len(found)
+
+    return in_turn(work)
+
+
+def waiting_with(rejection: Rejection) -> list[Rejection]:
+    """What is replayed with a rejection, itself included, in the order in which it came."""
+    known = {candidate.pk: candidate for candidate in _waiting(rejection)}
+    units: dict[UUID, list[Rejection]] = {}
+    for each in known.values():
+        units.setdefault(each.group or each.pk, []).append(each)
+    chosen = {each.pk for each in units[rejection.group or rejection.pk]}
+    others = [unit for unit in units.values() if unit[0].pk not in chosen and all(r.cause in WAITING for r in unit)]
+    while True:
+        made = {_key(known[pk]) for pk in chosen if known[pk].op == "create"}
+        first = {key: min(_place(known[pk]) for pk in chosen if _key(known[pk]) == key) for key in _keys(known, chosen)}
+        more = [
+            unit
+            for unit in others
+            if unit[0].pk not in chosen
+            and any(_place(r) > first.get(_key(r), _place(r)) or not made.isdisjoint(_references(r)) for r in unit)
+        ]
+        if not more:
+            return [each for pk, each in known.items() if pk in chosen]
+        chosen |= {each.pk for unit in more for each in unit}
+
+
+def _keys(known: Mapping[UUID, Rejection], chosen: Iterable[UUID]) -> set[RowKey]:
+    return {_key(known[pk]) for pk in chosen}
+
+
+def _waiting(rejection: Rejection) -> list[Rejection]:
+    """The device's rejections that may wait for this one, itself included."""
+    found = Rejection.objects.filter(device=rejection.device, state=State.OPEN)
+    together = found.filter(group=rejection.group) if rejection.group else found.filter(pk=rejection.pk)
+    groups = found.filter(cause__in=WAITING, group__isnull=False).values("group")
+    return list((found.filter(cause__in=WAITING) | found.filter(group__in=groups) | together).order_by(*_ORDER))
+
+
+_ORDER = ("created_at", "place", "pk")
+
+
+def _place(rejection: Rejection) -> tuple[Any, ...]:
+    return rejection.created_at, rejection.place
+
+
+def _key(rejection: Rejection) -> RowKey:
+    return RowKey(rejection.entity, str(rejection.row_id))
+
+
+def _references(rejection: Rejection) -> set[RowKey]:
+    """The rows that a mutation which lacked one refers to."""
+    entity = entities().get(rejection.entity)
+    if entity is None or not any(each["code"] == "missing_reference" for each in rejection.errors):
+        return set()
+    values = checker(entity).check(_mutation(rejection))
+    return {key for _, key in references_in(entity)(values)} if isinstance(values, Values) else set()
+
+
+# --- applying ---
+
+
+def _replay(
+    rejection_id: UUID, mended: Mapping[str, Any] | None, author: str, comment: str, allowed: Allowed | None
+) -> list[Replayed]:
+    main = Rejection.objects.get(pk=rejection_id)
+    lock_devices([main.device])
+    main.refresh_from_db()
+    if main.state != State.OPEN:
+        raise Invalid(refusal("decided"))
+    if main.group and Conflict.objects.filter(device=main.device, group=main.group, state=Conflict.State.OPEN).exists():
+        raise Invalid(refusal("group_in_conflict"))
+    found = _permitted(main, waiting_with(main), allowed)
+    overtaken = _overtaken(found)
+    given = {main.pk: mended} if mended is not None else {}
+    mutations = [_as_new(each, given.get(each.pk), overtaken.get(each.pk, frozenset())) for each in found]
+    candidates = candidates_of(Batch([mutation for mutation, _ in mutations]), timezone.now())
+    pusher = _Mender(main.device, _scopes(candidates), person=author)
+    try:
+        pushed = _Replay(pusher, [mutation for mutation, _ in mutations], candidates, may_try_again=False)
+        results = pushed.run()
+    except core.Interleaved:
+        raise Invalid(error("invalid_mutation", "group")) from None
+    _refuse_whole(main, found, results)
+    set_author("")  # whoever writes next in this transaction says so
+    conflicts = _adopt(found, [mutation.id for mutation, _ in mutations])
+    told = [
+        Replayed(each, result.status, _rev(pushed, each), conflicts.get(each.pk), result.errors, left)
+        for each, result, (_, left) in zip(found, results, mutations, strict=True)
+    ]
+    _record(told, given, author, comment)
+    return told
+
+
+def _rev(pushed: Push, rejection: Rejection) -> int | None:
+    """The revision of a mutation's row after all that was pushed; None where it is not there."""
+    state = pushed.states.get(_key(rejection), core.NEVER)
+    return state.rev if state.alive else None
+
+
+def _permitted(main: Rejection, found: Sequence[Rejection], allowed: Allowed | None) -> list[Rejection]:
+    """Those that the person may replay, whole groups only. Raises Invalid where that leaves out the mutation itself."""
+    if allowed is None:
+        return list(found)
+    out = {each.group or each.pk for each in found if not allowed(each)}
+    if (main.group or main.pk) in out:
+        raise Invalid(refusal("forbidden"))
+    return [each for each in found if (each.group or each.pk) not in out]
+
+
+def _refuse_whole(main: Rejection, found: Sequence[Rejection], results: Sequence[Result]) -> None:
+    """Raise Invalid where the mutation is refused, with the reasons of its group; not where that met a conflict."""
+    unit = [r for each, r in zip(found, results, strict=True) if (each.group or each.pk) == (main.group or main.pk)]
+    if any(result.status == "conflict" for result in unit):
+        return
+    own = next(result for each, result in zip(found, results, strict=True) if each.pk == main.pk)
+    reasons = [each for result in [own, *unit] for each in result.errors if each.code != "group_failed"]
+    if own.status == "rejected":
+        raise Invalid(*(dict.fromkeys(reasons) or own.errors))
+
+
+def _mutation(rejection: Rejection) -> Mutation:
+    """The mutation as it came. Raises Invalid where it cannot be read any more."""
+    try:
+        return msgspec.json.decode(rejection.body, type=Mutation)
+    except (msgspec.DecodeError, RecursionError):
+        raise Invalid(error("invalid_mutation")) from None
+
+
+def _as_new(
+    rejection: Rejection, mended: Mapping[str, Any] | None, overtaken: frozenset[str]
+) -> tuple[Mutation, tuple[str, ...]]:
+    """The mutation under an id of its own, with the fields of it that the device has changed since, which it lacks."""
+    mutation = _mutation(rejection)
+    came, amounts = _members(mutation.set), _members(mutation.add)
+    wanted = came if mended is None else dict(mended)
+    left = tuple(name for name, value in wanted.items() if name in overtaken and came.get(name) == value)
+    try:
+        given = msgspec.json.encode({name: value for name, value in wanted.items() if name not in left})
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError):
+        raise Invalid(error("invalid_value", None, "A text holds half a character, or is nested too deeply.")) from None
+    kept = {name: amount for name, amount in amounts.items() if mended is None or name not in mended}
+    changed = {} if mended is None and not left else {"set": msgspec.Raw(given), "add": _raw(kept)}
+    return msgspec.structs.replace(mutation, id=str(uuid4()), **changed), left
+
+
+def _members(raw: msgspec.Raw) -> dict[str, Any]:
+    try:
+        members: dict[str, Any] = msgspec.json.decode(raw)
+        return members
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _raw(members: Mapping[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(members))
+
+
+def _overtaken(found: Sequence[Rejection]) -> dict[UUID, frozenset[str]]:
+    """By rejection: the fields that the device itself has changed since, so that the older value must not come back."""
+    with cursor() as bound:
+        ids = array(each.pk for each in found if each.op == "update")
+        bound.execute(block("resolve.sql", "overtaken"), {"ids": ids})
+        return {UUID(id): frozenset(names) for id, names in bound.fetchall()}
+
+
+def _scopes(candidates: Iterable[Candidate]) -> list[str]:
+    """Every scope that there is, and those that these mutations bring a row into."""
+    with cursor() as bound:
+        bound.execute(block("resolve.sql", "scopes"))
+        found = {scope for (scope,) in bound.fetchall()} | {""}
+    for candidate in candidates:
+        entity = entities().get(candidate.key.entity)
+        for rule in entity.declaration.scopes if entity else ():
+            value = candidate.values.fields.get(rule.column or "")
+            if value is None and entity is not None and rule.column in checker(entity).defaults:
+                value = checker(entity).defaults[rule.column]()
+            found.add(rule.name if rule.column is None else f"{rule.name}:{_text(value)}")
+    return sorted(found)
+
+
+def _text(value: Any) -> str:
+    """A value as PostgreSQL writes it: ids in lower case, truth in full."""
+    return str(value).lower() if isinstance(value, bool | UUID) or _is_id(value) else str(value)
+
+
+def _is_id(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and UUID(value) is not None
+    except ValueError:
+        return False
+
+
+def _adopt(found: Sequence[Rejection], ids: Sequence[str]) -> dict[UUID, UUID]:
+    """Give the conflicts that were met the ids of the mutations that the device knows; return them by rejection."""
+    met = {str(conflict.mutation): conflict for conflict in Conflict.objects.filter(mutation__in=ids)}
+    taken = set(
+        Conflict.objects.filter(mutation__in=[each.mutation for each in found]).values_list("mutation", flat=True)
+    )
+    adopted = {}
+    for rejection, id in zip(found, ids, strict=True):
+        if conflict := met.get(id):
+            adopted[rejection.pk] = conflict.pk
+            if rejection.mutation not in taken:  # one whose id was used twice has a conflict of its own
+                conflict.mutation = rejection.mutation
+    Conflict.objects.bulk_update(met.values(), ["mutation"])
+    return adopted
+
+
+def _record(told: Sequence[Replayed], mended: Mapping[UUID, Mapping[str, Any]], author: str, comment: str) -> None:
+    """Note what became of each, and tell the device."""
+    states = dict(Conflict.objects.filter(pk__in=[e.conflict for e in told if e.conflict]).values_list("pk", "state"))
+    outcomes = []
+    for each in told:
+        rejection = each.rejection
+        if each.status == "rejected":
+            rejection.errors, rejection.cause = msgspec.to_builtins(each.errors), each.errors[0].code
+            continue
+        _decided(rejection, State.REPLAYED, author, comment)
+        rejection.mended, rejection.rev, rejection.conflict = mended.get(rejection.pk), each.rev, each.conflict
+        outcome = states[each.conflict] if each.status == "conflict" and each.conflict else State.REPLAYED
+        outcomes.append((rejection, outcome, each.rev))
+    names = ["state", "decided_by", "decided_at", "comment", "mended", "rev", "conflict", "errors", "cause"]
+    Rejection.objects.bulk_update([each.rejection for each in told], names)
+    tell(outcomes, author, comment)
+
+
+def _decided(rejection: Rejection, state: Rejection.State, author: str, comment: str) -> None:
+    rejection.state, rejection.decided_by, rejection.decided_at = state, author, timezone.now()
+    rejection.comment = comment
