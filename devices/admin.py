@@ -12,6 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.forms import PaginationInlineFormSet
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWidget
 
 from devices.enroll import code_hash, create_code, revoke
 from devices.grants import check_count
@@ -33,7 +36,7 @@ class GrantForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
 
-class GrantFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+class GrantFormSet(PaginationInlineFormSet):  # type: ignore[type-arg]
     def clean(self) -> None:
         super().clean()
         kept = [form for form in self.forms if form.has_changed() and not form.cleaned_data.get("DELETE")]
@@ -41,7 +44,7 @@ class GrantFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
             check_count(self.instance, more=len(added) - len(self.deleted_forms))
 
 
-class GrantInline(admin.TabularInline):  # type: ignore[type-arg]
+class GrantInline(TabularInline):  # type: ignore[type-arg]
     model = Grant
     formset = GrantFormSet
     fields = ("scope",)
@@ -50,7 +53,7 @@ class GrantInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(Device)
-class DeviceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class DeviceAdmin(ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "state", "user", "scope_list", "last_seen_at", "pending", "oldest_pending_at")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "last_seen_at", "platform", "app_version", "client")
     list_select_related = ("user",)
@@ -129,7 +132,7 @@ class DeviceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Grant)
-class GrantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class GrantAdmin(ModelAdmin):  # type: ignore[type-arg]
     form = GrantForm
     list_display = ("scope", "user", "device")
     list_select_related = ("user", "device")
@@ -143,12 +146,13 @@ class GrantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class EnrollmentCodeForm(forms.ModelForm):  # type: ignore[type-arg]
     scope_lines = forms.CharField(
         label="Scopes",
-        widget=forms.Textarea(attrs={"rows": 4}),
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 4}),
         initial="global",
         help_text="One a line, such as global or store:7.",
     )
     hours = forms.IntegerField(
         label="Valid for (hours)",
+        widget=UnfoldAdminIntegerFieldWidget,
         min_value=1,
         max_value=settings.SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX,
         initial=settings.SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX,
@@ -168,7 +172,7 @@ class EnrollmentCodeForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(EnrollmentCode)
-class EnrollmentCodeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class EnrollmentCodeAdmin(ModelAdmin):  # type: ignore[type-arg]
     form = EnrollmentCodeForm
     list_display = ("created_at", "state", "scope_list", "user", "expires_at", "used_at", "device", "created_by")
     list_filter = (("used_at", admin.EmptyFieldListFilter), "created_at")

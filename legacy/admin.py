@@ -1,11 +1,12 @@
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
+from unfold.admin import ModelAdmin
 
 from legacy.models import DeadLetter, Link, Run
 
 
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
+class ReadOnly(ModelAdmin):  # type: ignore[type-arg]
     """What runs keep is for looking at: a change by hand would make two sides agree on what neither has."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002

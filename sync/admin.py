@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
+from unfold.admin import ModelAdmin
 
 from devices.models import Device
 from sync.models import Conflict, Rejection
@@ -44,7 +45,7 @@ class CodeFilter(admin.SimpleListFilter):
         return queryset.filter(errors__contains=[{"code": self.value()}]) if self.value() else queryset
 
 
-class Evidence(admin.ModelAdmin):  # type: ignore[type-arg]
+class Evidence(ModelAdmin):  # type: ignore[type-arg]
     """A record of one pushed mutation, with links to its row and its device."""
 
     date_hierarchy = "created_at"

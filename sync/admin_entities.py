@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
+from unfold.admin import ModelAdmin
 
 from devices.models import Device
 from sync.admin import NOTHING, device_link, shown
@@ -43,7 +44,7 @@ def _by_user(
     return written
 
 
-class EntityAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class EntityAdmin(ModelAdmin):  # type: ignore[type-arg]
     """The page of one synced model. What a subclass does not say about its list and form follows from the model."""
 
     list_per_page = 50
@@ -52,7 +53,7 @@ class EntityAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def __init__(self, model: type[models.Model], site: admin.AdminSite) -> None:
         for option, value in _options(model).items():
-            if getattr(type(self), option) is getattr(admin.ModelAdmin, option):
+            if getattr(type(self), option) is getattr(ModelAdmin, option):
                 setattr(self, option, value)
         super().__init__(model, site)
 

@@ -17,6 +17,7 @@ ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
+    "unfold",  # before the admin, whose look it is
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -67,6 +68,32 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
+
+# --- The admin's look ---
+UNFOLD = {
+    "SITE_TITLE": "Syncserver",
+    "SITE_HEADER": "Syncserver",
+    "SITE_URL": None,  # there is no site behind it to view
+    "SITE_ICON": "syncserver.navigation.icon",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "syncserver.navigation.icon"}],
+    "STYLES": ["syncserver.navigation.stylesheet"],
+    "SIDEBAR": {"navigation": "syncserver.navigation.sidebar"},
+    "COLORS": {
+        "primary": {  # the blue of the icon
+            "50": "#eff5ff",
+            "100": "#dbe8fe",
+            "200": "#bfd7fe",
+            "300": "#93bbfd",
+            "400": "#6098fa",
+            "500": "#3b78f2",
+            "600": "#255be0",
+            "700": "#1d48c4",
+            "800": "#1e3d9f",
+            "900": "#1e377d",
+            "950": "#17234d",
+        }
+    },
+}
 
 # --- Database ---
 # DATABASE_URL: any PostgreSQL 15+. Unset: the embedded one of this checkout, started when it does not run yet.

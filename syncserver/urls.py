@@ -6,10 +6,7 @@ from drf_spectacular.views import SpectacularSwaggerView
 
 from syncserver.openapi import openapi_yaml
 
-admin.site.site_header = "Syncserver"
-admin.site.site_title = "Syncserver"
 admin.site.index_title = "What syncs, and with whom"
-admin.site.site_url = None  # there is no site behind it to view
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),

@@ -111,7 +111,7 @@ def test_admin_page_opens(
 ) -> None:
     with opened(browser, server, session) as page:
         page.goto(address.format(**seen._asdict()))
-        expect(page.locator("#container")).to_contain_text(told)
+        expect(page.locator("#main")).to_contain_text(told)
         assert page.title() != "broken"
 
 
@@ -119,7 +119,7 @@ def test_enrolment_code_is_made_and_shown_once(browser: Browser, server: Server,
     with opened(browser, server, session) as page:
         page.goto("/admin/devices/enrollmentcode/add/")
         page.get_by_role("button", name="Save", exact=True).click()
-        expect(page.locator(".messagelist")).to_contain_text("Enrolment code:")
+        expect(page.locator("#main")).to_contain_text("Enrolment code:")
         page.reload()
         expect(page.get_by_text("Enrolment code:")).to_have_count(0)
 

@@ -53,7 +53,7 @@ def shown(client: Client, address: str) -> str:
     assert response.status_code == 200
     text = response.content.decode()
     assert EVIL not in text
-    return unescape(text)
+    return " ".join(unescape(text).split())  # as a browser shows white space
 
 
 # --- entities
