@@ -2,14 +2,16 @@
 
 import re
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, Count, F, Q, Value, When
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 SCOPE_LENGTH_MAX = 200
@@ -26,6 +28,48 @@ def validate_scope(value: str) -> None:
             f"not {value[:SCOPE_LENGTH_MAX]!r}.",
             code="invalid_scope",
         )
+
+
+class Trouble(models.TextChoices):
+    """Why somebody should look after a device."""
+
+    STUCK = "stuck", "calls, and does not get rid of its outbox"
+    SILENT = "silent", "does not call any more"
+
+
+class DeviceQuerySet(models.QuerySet["Device"]):
+    def with_trouble(self, now: datetime) -> "models.QuerySet[Any]":
+        """Each with `trouble`, a Trouble or "", and `trouble_since`: its oldest mutation, or when it was last seen.
+
+        Stuck: when it last called, its oldest mutation had waited for longer than SYNC_DEVICE_PENDING_HOURS_MAX. It is
+        measured from its call and not from now, since a device that is away is none that fails to push. Silent: not
+        seen (if never, not enrolled) for SYNC_DEVICE_SILENT_HOURS_MAX. One that is refused, being revoked or of a
+        person who is not active, has no trouble: somebody wanted it so.
+        """
+        silent_before = now - timedelta(hours=settings.SYNC_DEVICE_SILENT_HOURS_MAX)
+        waits = timedelta(hours=settings.SYNC_DEVICE_PENDING_HOURS_MAX)
+        stuck = ~Q(pending=0) & Q(oldest_pending_at__lt=F("last_seen_at") - waits)
+        heard_at = Coalesce("last_seen_at", "created_at")
+        return self.annotate(
+            heard_at=heard_at,
+            trouble=Case(
+                When(Q(revoked_at__isnull=False) | Q(user__is_active=False), then=Value("")),
+                When(heard_at__lt=silent_before, then=Value(Trouble.SILENT.value)),
+                When(stuck, then=Value(Trouble.STUCK.value)),
+                default=Value(""),
+                output_field=models.CharField(),
+            ),
+            trouble_since=Case(
+                When(trouble=Trouble.SILENT, then=heard_at),
+                When(trouble=Trouble.STUCK, then=F("oldest_pending_at")),
+                output_field=models.DateTimeField(),
+            ),
+        )
+
+    def trouble_counts(self, now: datetime) -> dict[Trouble, int]:
+        """How many are in which trouble; each is there."""
+        found = self.with_trouble(now).exclude(trouble="").order_by().values_list("trouble").annotate(Count("id"))
+        return dict.fromkeys(Trouble, 0) | {Trouble(trouble): count for trouble, count in found}
 
 
 class Device(models.Model):
@@ -54,6 +98,8 @@ class Device(models.Model):
     oldest_pending_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     is_authenticated = True  # it stands as `request.user`
+
+    objects = DeviceQuerySet.as_manager()
 
     class Meta:
         ordering = ["name", "id"]

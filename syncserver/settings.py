@@ -144,6 +144,15 @@ SYNC_LAST_SEEN_SECONDS = 60  # a device's "last seen" is written at most this of
 SYNC_PROXIES_COUNT = env.integer("SYNC_PROXIES_COUNT", 0)  # trusted proxies that append to X-Forwarded-For
 DATA_UPLOAD_MAX_MEMORY_SIZE = SYNC_PUSH_BODY_BYTES_MAX
 
+# --- Attention: after what time somebody should look (`sync/attention.py`) ---
+# A day: what came in the evening may be decided the next morning.
+SYNC_CONFLICT_AGE_HOURS_MAX = env.integer("SYNC_CONFLICT_AGE_HOURS_MAX", 24)  # an open conflict is late after that
+SYNC_QUARANTINE_AGE_HOURS_MAX = env.integer("SYNC_QUARANTINE_AGE_HOURS_MAX", 24)  # and a mutation in quarantine
+# A device pushes within seconds of being online, so one that calls with an outbox that old has a fault.
+SYNC_DEVICE_PENDING_HOURS_MAX = env.integer("SYNC_DEVICE_PENDING_HOURS_MAX", 24)
+# A week: a weekend or a short leave is no fault, and what is still in its outbox is not lost yet.
+SYNC_DEVICE_SILENT_HOURS_MAX = env.integer("SYNC_DEVICE_SILENT_HOURS_MAX", 168)
+
 # --- The pre-existing system ---
 LEGACY_URL = env.text("LEGACY_URL")
 LEGACY_DATABASE = env.text("LEGACY_DATABASE")
