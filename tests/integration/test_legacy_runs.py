@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from entities.models import Customer, Order, OrderLine, Product
 from legacy.connector import Unreachable
 from legacy.models import DeadLetter, Link, Run
-from legacy.runs import Busy, alone
+from sync.alone import Busy, alone
 from sync.models import History
 from tests.integration.legacy_support import Killed, Ledger, down
 
@@ -342,13 +342,13 @@ def test_row_deleted_here_is_not_made_again(ledger: Ledger) -> None:
 
 
 def test_second_run_at_the_same_time_is_turned_away(ledger: Ledger) -> None:
-    with alone("ledger"), pytest.raises(Busy):
+    with alone("sync_legacy", "ledger"), pytest.raises(Busy):
         ledger.sync()
     assert ledger.sync().state == Run.State.DONE
 
 
 def test_run_does_not_hold_the_feed_back(ledger: Ledger) -> None:
-    with alone("ledger"), connection.cursor() as cursor, transaction.atomic():
+    with alone("sync_legacy", "ledger"), connection.cursor() as cursor, transaction.atomic():
         # Of this database: another one of the cluster may well have a writer just now.
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL"

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from legacy.connector import Misconfigured
 from legacy.models import Run
-from legacy.runs import EXIT_CODES, Busy, run
+from legacy.runs import EXIT_CODES, run
 from legacy.systems import SYSTEMS, system
+from sync.alone import Busy
 
 HELP = """Take over what changed in the pre-existing system since the last run, then send it what changed here.
 

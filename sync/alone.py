@@ -1,0 +1,40 @@
+"""One run of a command at a time, on whatever machine cron fires."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import OperationalError, connection
+from psycopg.errors import LockNotAvailable
+
+LOCK_MILLISECONDS_MAX = 500  # to wait for: a run that was just killed holds its lock until PostgreSQL notices
+
+
+class Busy(Exception):
+    """Another run is at work, here or on another machine."""
+
+
+@contextmanager
+def alone(command: str, subject: str = "") -> Iterator[None]:
+    """Raises Busy unless this is the only run of the command on its subject.
+
+    A lock of a transaction on a connection of its own: it works through PgBouncer in transaction mode, where locks of a
+    session do not, and PostgreSQL lets go of it the moment a killed run's connection is gone, where a lease would have
+    to expire. That transaction reads and writes nothing, so it holds no snapshot and no transaction id: neither the
+    feed nor vacuum waits for it.
+    """
+    lock = connection.copy()
+    try:
+        lock.set_autocommit(False)
+        with lock.cursor() as cursor:
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS_MAX}")
+            try:
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s), hashtext(%s))", [command, subject])
+            except OperationalError as error:
+                if isinstance(error.__cause__, LockNotAvailable):
+                    raise Busy(f"Another run of {subject or command} is at work.") from None
+                raise
+        yield
+        lock.rollback()  # closing alone lets go of the lock a moment later
+    finally:
+        lock.close()
