@@ -30,6 +30,9 @@ def validate_scope(value: str) -> None:
         )
 
 
+REFUSED = Q(revoked_at__isnull=False) | Q(user__is_active=False)  # of a device: on every call
+
+
 class Trouble(models.TextChoices):
     """Why somebody should look after a device."""
 
@@ -53,7 +56,7 @@ class DeviceQuerySet(models.QuerySet["Device"]):
         return self.annotate(
             heard_at=heard_at,
             trouble=Case(
-                When(Q(revoked_at__isnull=False) | Q(user__is_active=False), then=Value("")),
+                When(REFUSED, then=Value("")),
                 When(heard_at__lt=silent_before, then=Value(Trouble.SILENT.value)),
                 When(stuck, then=Value(Trouble.STUCK.value)),
                 default=Value(""),
@@ -66,10 +69,15 @@ class DeviceQuerySet(models.QuerySet["Device"]):
             ),
         )
 
-    def trouble_counts(self, now: datetime) -> dict[Trouble, int]:
-        """How many are in which trouble; each is there."""
-        found = self.with_trouble(now).exclude(trouble="").order_by().values_list("trouble").annotate(Count("id"))
-        return dict.fromkeys(Trouble, 0) | {Trouble(trouble): count for trouble, count in found}
+    def accepted(self) -> "DeviceQuerySet":
+        """Those that are not refused: neither revoked nor of a person who is not active."""
+        return self.exclude(REFUSED)
+
+    def state_counts(self, now: datetime) -> dict[str, int]:
+        """How many are `refused`, `stuck`, `silent` or, without trouble, `well`; each is there."""
+        state = Case(When(REFUSED, then=Value("refused")), When(trouble="", then=Value("well")), default=F("trouble"))
+        found = self.with_trouble(now).order_by().values_list(state).annotate(Count("id"))
+        return dict.fromkeys(("well", *Trouble.values, "refused"), 0) | dict(found)
 
 
 class Device(models.Model):

@@ -11,6 +11,7 @@ from django.db import connection
 from django.utils import timezone
 
 from devices.models import Device, Trouble
+from sync.models import AlertChannel
 from sync.sql import block
 
 SQL = "attention.sql"
@@ -50,6 +51,16 @@ class TroubledDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class FailingChannel:
+    """A way of telling people that does not get through: since when, and what the last try met."""
+
+    name: str
+    since: datetime | None
+    error: str
+    disabled_at: datetime | None  # it answered that it wants nothing any more: `sync_alerts --enable` tries again
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     at: datetime
     conflicts: list[Waiting]
@@ -57,11 +68,14 @@ class Attention:
     waiting_of_devices: list[WaitingOfDevice]  # at most DEVICES_MAX
     devices: list[TroubledDevice]  # at most DEVICES_MAX
     devices_count: dict[Trouble, int]  # of all devices; each trouble is there
+    channels: list[FailingChannel]
+    told_at: datetime | None  # the last run of `sync_alerts`; None: nobody is told, so somebody has to look
 
     @property
     def is_needed(self) -> bool:
-        """Whether something waits for too long, or a device is in trouble."""
-        return any(waiting.late for waiting in [*self.conflicts, *self.quarantine]) or any(self.devices_count.values())
+        """Whether something waits for too long, a device is in trouble, or people cannot be told."""
+        late = any(waiting.late for waiting in [*self.conflicts, *self.quarantine])
+        return late or any(self.devices_count.values()) or bool(self.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,7 @@ class Day:
 
 
 def attention(entities: Collection[str] | None = None, now: datetime | None = None) -> Attention:
-    """What needs attention, in four queries whose cost is that of what is open.
+    """What needs attention, in five queries whose cost is that of what is open and of the list of devices.
 
     `entities`: of conflicts and rejections only those, such as a person may see; None means all. Devices are told of
     whatever the entities: who may not see devices must not be shown them.
@@ -87,6 +101,8 @@ def attention(entities: Collection[str] | None = None, now: datetime | None = No
     found = waiting(entities, now)
     limits = {"entities": _names(entities), "limit": DEVICES_MAX}
     troubled = Device.objects.with_trouble(now).exclude(trouble="")
+    states = Device.objects.state_counts(now)
+    channels = list(AlertChannel.objects.order_by("name"))
     return Attention(
         at=now,
         conflicts=found["conflict"],
@@ -98,7 +114,13 @@ def attention(entities: Collection[str] | None = None, now: datetime | None = No
                 "id", "name", "trouble", "trouble_since", "pending"
             )[:DEVICES_MAX]
         ],
-        devices_count=Device.objects.trouble_counts(now),
+        devices_count={trouble: states[trouble] for trouble in Trouble},
+        channels=[
+            FailingChannel(each.name, each.failing_since, each.error, each.disabled_at)
+            for each in channels
+            if each.failing_since or each.disabled_at
+        ],
+        told_at=max((each.checked_at for each in channels), default=None),
     )
 
 

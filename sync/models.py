@@ -164,3 +164,98 @@ class Outcome(models.Model):
 
     def __str__(self) -> str:
         return f"{self.mutation}: {self.get_outcome_display()}"
+
+
+class Alert(models.Model):
+    """Something that needs attention, from when a run of `sync_alerts` noticed it until one saw that it does not."""
+
+    class Kind(models.TextChoices):
+        CONFLICTS = "conflicts_late", "conflicts wait for too long"
+        QUARANTINE = "quarantine_late", "mutations in quarantine wait for too long"
+        STUCK = "device_stuck", "a device does not get rid of its outbox"
+        SILENT = "device_silent", "a device does not call any more"
+        CHANNEL = "channel_failing", "alerts do not get through"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.TextField(choices=Kind.choices)
+    subject = models.TextField()  # the entity's name, the device's id, or the channel's name
+    since = models.DateTimeField()  # of the oldest record, or of the trouble
+    count = models.IntegerField()  # the late ones, what is in the outbox, or messages that wait; as of the last run
+    raised_at = models.DateTimeField()
+    cleared_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "subject"], condition=models.Q(cleared_at=None), name="sync_alert_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.subject}"
+
+
+class AlertChannel(models.Model):
+    """How one way of telling people is doing: `mail`, or a webhook by its host and a digest of its address."""
+
+    name = models.TextField(primary_key=True)
+    checked_at = models.DateTimeField()  # the last run that had it in its settings
+    failing_since = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True, default="")  # of the last try, where it failed
+    disabled_at = models.DateTimeField(null=True, blank=True)  # it answered 410: it does not want to be told again
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AlertMessage(models.Model):
+    """What one channel is to be told. Written together with what it tells of, then sent until it is accepted."""
+
+    number = models.BigAutoField(primary_key=True)
+    id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)  # the same at every try
+    channel = models.ForeignKey(AlertChannel, models.CASCADE)
+    event = models.TextField()  # `alert.raised`, `alert.cleared`, `conflict.opened`; of mail `digest`
+    body = models.TextField()  # as it is sent: JSON, of mail with subject, text and html
+    created_at = models.DateTimeField()
+    tries = models.IntegerField(default=0)
+    next_at = models.DateTimeField(null=True)  # when to try; none: it was accepted, or given up
+    told_at = models.DateTimeField(null=True)
+    error = models.TextField(blank=True, default="")
+
+    class Meta:
+        indexes = [
+            # What is to be sent, and when a channel was told last.
+            models.Index(fields=["channel", "next_at"], name="sync_alertmessage_due"),
+            models.Index(fields=["channel", "-created_at"], name="sync_alertmessage_last"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} to {self.channel_id}"
+
+
+class Telling(models.Model):
+    """That a message tells a channel of an alert. The constraint is what keeps it from being told twice."""
+
+    class What(models.TextChoices):
+        RAISED = "raised"
+        CLEARED = "cleared"
+
+    alert = models.ForeignKey(Alert, models.CASCADE)
+    channel = models.ForeignKey(AlertChannel, models.CASCADE)
+    what = models.TextField(choices=What.choices)
+    message = models.ForeignKey(AlertMessage, models.CASCADE)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["alert", "channel", "what"], name="sync_telling_once")]
+
+    def __str__(self) -> str:
+        return f"{self.alert_id} {self.what}"
+
+
+class Announced(models.Model):
+    """An open conflict of which webhooks were told: `conflict.opened` tells of each once."""
+
+    conflict = models.UUIDField(primary_key=True)
+
+    def __str__(self) -> str:
+        return str(self.conflict)

@@ -153,6 +153,25 @@ SYNC_DEVICE_PENDING_HOURS_MAX = env.integer("SYNC_DEVICE_PENDING_HOURS_MAX", 24)
 # A week: a weekend or a short leave is no fault, and what is still in its outbox is not lost yet.
 SYNC_DEVICE_SILENT_HOURS_MAX = env.integer("SYNC_DEVICE_SILENT_HOURS_MAX", 168)
 
+# --- Alerts: who is told (`manage.py sync_alerts`) ---
+SYNC_PUBLIC_URL = env.text("SYNC_PUBLIC_URL")  # how people reach the server; unset: alerts have no links
+SYNC_ALERT_MAIL_TO = env.words("SYNC_ALERT_MAIL_TO")  # unset: no e-mail
+SYNC_ALERT_WEBHOOK_URLS = env.words("SYNC_ALERT_WEBHOOK_URLS")  # unset: no webhooks
+# All of them sign, so that receivers can be given a new one before the old one goes.
+SYNC_ALERT_WEBHOOK_SECRETS = env.words("SYNC_ALERT_WEBHOOK_SECRETS")
+# Plain HTTP is for a receiver on this very machine: what goes over a network must not be read or answered by others.
+SYNC_ALERT_WEBHOOK_LOOPBACK = env.flag("SYNC_ALERT_WEBHOOK_LOOPBACK", False)
+SYNC_ALERT_TIMEOUT_SECONDS = 10  # for each step of telling: one channel that hangs must not keep another waiting
+SYNC_ALERT_AGE_DAYS_MAX = env.integer("SYNC_ALERT_AGE_DAYS_MAX", 90)  # alerts that are over are kept that long
+EMAIL_HOST = env.text("EMAIL_HOST", "localhost")
+EMAIL_PORT = env.integer("EMAIL_PORT", 25)
+EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env.flag("EMAIL_USE_TLS", False)  # STARTTLS, usually on port 587
+EMAIL_USE_SSL = env.flag("EMAIL_USE_SSL", False)  # TLS from the first byte, usually on port 465
+EMAIL_TIMEOUT = SYNC_ALERT_TIMEOUT_SECONDS
+DEFAULT_FROM_EMAIL = env.text("EMAIL_FROM", "syncserver@localhost")
+
 # --- The pre-existing system ---
 LEGACY_URL = env.text("LEGACY_URL")
 LEGACY_DATABASE = env.text("LEGACY_DATABASE")

@@ -1,54 +1,18 @@
 """What needs attention: open conflicts and quarantine by entity and device, devices in trouble, activity by day."""
 
-import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 
-from devices.authentication import token_hash
 from devices.models import Device, Trouble
 from sync.attention import Attention, Waiting, activity, attention
-from sync.models import Conflict, Decision, Rejection
+from sync.models import Decision
+from tests.integration.attention_support import NOW, ago, conflict, device, rejection
 from tests.integration.sync_support import TestDevice, create, sql
 
 pytestmark = pytest.mark.django_db
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-
-
-def ago(**hours: float) -> datetime:
-    return NOW - timedelta(**hours)
-
-
-def conflict(entity: str = "contact", at: datetime = NOW, device: uuid.UUID | None = None, **values: Any) -> Conflict:
-    given = {"device_values": {}, "policy": "manual", "state": "open", "op": "update"} | values
-    made = Conflict.objects.create(
-        entity=entity, row_id=uuid.uuid4(), mutation=uuid.uuid4(), device=device or uuid.uuid4(), **given
-    )
-    Conflict.objects.filter(pk=made.pk).update(created_at=at)
-    return made
-
-
-def rejection(entity: str = "contact", at: datetime = NOW, device: uuid.UUID | None = None, **values: Any) -> Rejection:
-    made = Rejection.objects.create(
-        mutation=uuid.uuid4(),
-        digest=uuid.uuid4(),
-        device=device or uuid.uuid4(),
-        entity=entity,
-        row_id=uuid.uuid4(),
-        body="{}",
-        errors=[],
-        **values,
-    )
-    Rejection.objects.filter(pk=made.pk).update(created_at=at)
-    return made
-
-
-def device(name: str = "Tablet", **values: Any) -> Device:
-    given = {"created_at": ago(days=100), "last_seen_at": ago(minutes=1)} | values
-    return Device.objects.create(name=name, token_hash=token_hash(str(uuid.uuid4())), **given)
 
 
 def now(entities: set[str] | None = None) -> Attention:
@@ -141,7 +105,7 @@ def test_attention_takes_the_same_queries_for_much_and_for_nothing(django_assert
         tablet = device(f"Tablet {number}", last_seen_at=ago(days=8))
         conflict(device=tablet.pk)
         rejection("order", device=tablet.pk)
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         now()
 
 

@@ -1,0 +1,142 @@
+"""The ways to tell people: e-mail and signed webhooks, as the settings have them. What and when, `alerts` says."""
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+from django.conf import settings
+from django.core.mail import EmailMultiAlternatives
+from standardwebhooks.webhooks import Webhook as Signer
+
+from sync.models import AlertMessage
+
+SECRET_BYTES_MIN = 24  # what Standard Webhooks asks for
+RETRY_AFTER_SECONDS_MAX = 86_400
+GONE = 410
+
+
+class Answer(NamedTuple):
+    """What became of one try. `error` is empty where it was accepted, and never quotes an address or a secret."""
+
+    error: str = ""
+    gone: bool = False  # the receiver wants nothing any more
+    retry_after_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    recipients: tuple[str, ...]
+    name: str = "mail"
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with its settings; empty: nothing."""
+        bad = [address for address in self.recipients if not re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", address)]
+        return "SYNC_ALERT_MAIL_TO must be e-mail addresses, separated by commas." if bad else ""
+
+    def send(self, message: AlertMessage) -> None:
+        """Raises what the mail server or the way there raises. A second try has the same Message-ID."""
+        body = json.loads(message.body)
+        host = _host(settings.SYNC_PUBLIC_URL) or "syncserver"
+        headers = {"Message-ID": f"<{message.id}@{host}>", "Auto-Submitted": "auto-generated"}
+        mail = EmailMultiAlternatives(body["subject"], body["text"], to=list(self.recipients), headers=headers)
+        mail.attach_alternative(body["html"], "text/html")
+        mail.send()
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Its host and a digest of its address, whose path may be a secret."""
+        return f"webhook {_host(self.url)} {hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with its settings; empty: nothing."""
+        host, scheme = _host(self.url), self.url.partition("://")[0].lower()
+        plain = settings.DEBUG or (settings.SYNC_ALERT_WEBHOOK_LOOPBACK and _is_loopback(host))
+        if not host or scheme not in ({"http", "https"} if plain else {"https"}):
+            return "SYNC_ALERT_WEBHOOK_URLS must begin with https://."
+        if not settings.SYNC_ALERT_WEBHOOK_SECRETS or not all(map(_is_secret, settings.SYNC_ALERT_WEBHOOK_SECRETS)):
+            return f"SYNC_ALERT_WEBHOOK_SECRETS must be whsec_ and {SECRET_BYTES_MIN} random bytes or more in base64."
+        return ""
+
+    def send(self, message: AlertMessage) -> Answer:
+        """Raises what httpx raises. A second try has the same webhook-id. Redirects are not followed: they refuse."""
+        with (
+            httpx.Client(timeout=settings.SYNC_ALERT_TIMEOUT_SECONDS, follow_redirects=False) as client,
+            client.stream(
+                "POST", self.url, content=message.body, headers=signed(message, datetime.now(UTC))
+            ) as response,  # whose body is not read: it could be endless
+        ):
+            if response.is_success:
+                return Answer()
+            wait = response.headers.get("retry-after", "")
+            seconds = int(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else 0
+            return Answer(
+                f"answered {response.status_code}",
+                response.status_code == GONE,
+                min(seconds, RETRY_AFTER_SECONDS_MAX),
+            )
+
+
+def signed(message: AlertMessage, at: datetime) -> dict[str, str]:
+    """The headers of Standard Webhooks; with a signature for every secret, so that they can be changed one by one."""
+    id = f"msg_{message.id.hex}"
+    signatures = [Signer(secret).sign(id, at, message.body) for secret in settings.SYNC_ALERT_WEBHOOK_SECRETS]
+    return {
+        "content-type": "application/json",
+        "user-agent": f"syncserver/{settings.VERSION}",
+        "webhook-id": id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def channels() -> list[Mail | Webhook]:
+    """Those in the settings, whether or not they can work."""
+    mail = [Mail(tuple(settings.SYNC_ALERT_MAIL_TO))] if settings.SYNC_ALERT_MAIL_TO else []
+    return [*mail, *(Webhook(url) for url in dict.fromkeys(settings.SYNC_ALERT_WEBHOOK_URLS))]
+
+
+def attempt(channel: Mail | Webhook, message: AlertMessage) -> Answer:
+    """Try to send. Raises nothing: whatever is wrong with one channel must not keep another from telling."""
+    try:
+        return channel.send(message) or Answer()
+    except Exception as error:
+        code = getattr(error, "smtp_code", None)
+        return Answer(type(error).__name__ + (f" {code}" if code else ""))
+
+
+def _host(url: str) -> str:
+    """Of an address; empty where it has none, or is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_secret(text: str) -> bool:
+    try:
+        secret = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return text.startswith("whsec_") and len(secret) >= SECRET_BYTES_MIN

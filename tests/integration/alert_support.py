@@ -1,0 +1,122 @@
+"""Receivers of alerts as they are elsewhere: an HTTP server that verifies what it is sent, and an SMTP server."""
+
+import base64
+import email.policy
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email import message_from_bytes
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from pytest_django import Settings
+from standardwebhooks.webhooks import Webhook
+
+SECRET = "whsec_" + base64.b64encode(b"an alert receiver's secret").decode()
+
+
+class Receiver:
+    """Answers POSTs with `answers` in turn, the last for ever; keeps what it accepted and what it refused."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = [204]
+        self.headers: dict[str, str] = {}  # of its answers
+        self.hold = threading.Event()  # what it answers waits for it
+        self.hold.set()
+        self.arrived = threading.Event()
+        self.tries: list[tuple[str, dict[str, Any]]] = []
+        self.accepted: list[tuple[str, dict[str, Any]]] = []
+        self.url = ""
+
+    def take(self, body: bytes, headers: dict[str, str]) -> int:
+        """Raises WebhookVerificationError unless it is signed."""
+        known = (headers["webhook-id"], Webhook(SECRET).verify(body, headers))
+        self.tries.append(known)
+        self.arrived.set()
+        self.hold.wait(30)
+        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if 200 <= status < 300:
+            self.accepted.append(known)
+        return status
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The data of what was accepted, each message once, as a receiver does that knows ids."""
+        return [body["data"] for body in dict(self.accepted).values() if body["type"] == kind]
+
+    def alerts(self, kind: str) -> list[str]:
+        """The subjects of the alerts that messages of a kind told, in order."""
+        return [alert["subject"] for data in self.events(kind) for alert in data["alerts"]]
+
+
+@contextmanager
+def receiver(settings: Settings | None = None) -> Iterator[Receiver]:
+    """A receiver on loopback; with `settings`, it is the one that they name."""
+    here = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = here.take(body, {name.lower(): value for name, value in self.headers.items()})
+            self.send_response(status)
+            for name, value in here.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    here.url = f"http://127.0.0.1:{server.server_port}/alerts"
+    if settings is not None:
+        settings.SYNC_ALERT_WEBHOOK_URLS = [*settings.SYNC_ALERT_WEBHOOK_URLS, here.url]
+        settings.SYNC_ALERT_WEBHOOK_SECRETS = [SECRET]
+        settings.SYNC_ALERT_WEBHOOK_LOOPBACK = True
+    try:
+        yield here
+    finally:
+        here.hold.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Post:
+    """An SMTP server's mailbox. `refuse`: what it answers instead of taking a mail."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.refuse = ""
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+        if self.refuse:
+            return self.refuse
+        self.mails.append(message_from_bytes(envelope.content, policy=email.policy.default))
+        return "250 taken"
+
+    @property
+    def subjects(self) -> list[str]:
+        """Of the mails, each Message-ID once, as mail programs show them."""
+        return list({mail["Message-ID"]: mail["Subject"] for mail in self.mails}.values())
+
+
+@contextmanager
+def post_office(settings: Settings) -> Iterator[Post]:
+    """A mail server on loopback, which the settings name, with one recipient."""
+    post = Post()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    controller = Controller(post, hostname="127.0.0.1", port=port)
+    controller.start()
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", port
+    settings.SYNC_ALERT_MAIL_TO = ["ops@example.org"]
+    try:
+        yield post
+    finally:
+        controller.stop()
