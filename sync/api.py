@@ -1,5 +1,7 @@
 """Thin HTTP over pull, push and the schema: parse, authorise, call one function, answer."""
 
+import secrets
+
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.http import parse_etags
@@ -10,6 +12,7 @@ from devices.authentication import authenticated, bearer_hash, seen
 from sync import openapi
 from sync.health import readiness
 from sync.outcomes import outcomes
+from sync.metrics import scrape
 from sync.pull import pull
 from sync.push import push
 from sync.schema import schema_as
@@ -98,3 +101,17 @@ class ReadyView(APIView):
     def get(self, _request: Request) -> HttpResponse:
         found = readiness()
         return JsonResponse(found, status=200 if found["status"] == "ready" else 503)
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    """For Prometheus. Not part of the protocol, so not of openapi.yaml either."""
+    if not settings.SYNC_METRICS_TOKEN:
+        raise Problem("not_found")
+    if request.method != "GET":
+        raise Problem("method_not_allowed")
+    scheme, _, token = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    given, wanted = token.strip().encode(errors="replace"), settings.SYNC_METRICS_TOKEN.encode()
+    if scheme.lower() != "bearer" or not secrets.compare_digest(given, wanted):
+        raise Problem("unauthorized", "The bearer token must be that of SYNC_METRICS_TOKEN.")
+    body, media_type = scrape(request.META.get("HTTP_ACCEPT", ""))
+    return HttpResponse(body, content_type=media_type, headers={"Cache-Control": "no-store"})

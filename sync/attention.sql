@@ -56,3 +56,6 @@ SELECT day, coalesce(p.applied, 0), coalesce(p.merged, 0), coalesce(p.conflict, 
        coalesce(f.decisions, 0), coalesce(q.rejections, 0)
 FROM days LEFT JOIN pushed p USING (day) LEFT JOIN decided f USING (day) LEFT JOIN refused q USING (day)
 ORDER BY day;
+
+-- name: answered_last_hour
+SELECT r.status, count(*) FROM sync_result r WHERE r.at >= now() - interval '1 hour' GROUP BY r.status;

@@ -9,4 +9,5 @@ urlpatterns = [
     path("sync/outcomes", api.OutcomesView.as_view()),
     path("healthz", api.HealthView.as_view()),
     path("readyz", api.ReadyView.as_view()),
+    path("metrics", api.metrics),
 ]

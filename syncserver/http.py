@@ -33,7 +33,7 @@ from syncserver.logs import DEVICE_KEY
 
 T = TypeVar("T")
 
-API_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz")  # these never answer in HTML
+API_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz", "/metrics")  # these never answer in HTML
 PUSH_PATH = "/sync/push"
 COMPRESS_BYTES_MIN = 1_000  # a smaller answer fits in one packet anyway
 # Not text/html: a page that shows a secret beside what an attacker chose must not be compressed (BREACH).

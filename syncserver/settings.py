@@ -153,7 +153,7 @@ SYNC_DEVICE_PENDING_HOURS_MAX = env.integer("SYNC_DEVICE_PENDING_HOURS_MAX", 24)
 # A week: a weekend or a short leave is no fault, and what is still in its outbox is not lost yet.
 SYNC_DEVICE_SILENT_HOURS_MAX = env.integer("SYNC_DEVICE_SILENT_HOURS_MAX", 168)
 
-# --- Alerts: who is told (`manage.py sync_alerts`) ---
+# --- Alerts: who is told (`manage.py sync_alerts`), and who may scrape ---
 SYNC_PUBLIC_URL = env.text("SYNC_PUBLIC_URL")  # how people reach the server; unset: alerts have no links
 SYNC_ALERT_MAIL_TO = env.words("SYNC_ALERT_MAIL_TO")  # unset: no e-mail
 SYNC_ALERT_WEBHOOK_URLS = env.words("SYNC_ALERT_WEBHOOK_URLS")  # unset: no webhooks
@@ -163,6 +163,7 @@ SYNC_ALERT_WEBHOOK_SECRETS = env.words("SYNC_ALERT_WEBHOOK_SECRETS")
 SYNC_ALERT_WEBHOOK_LOOPBACK = env.flag("SYNC_ALERT_WEBHOOK_LOOPBACK", False)
 SYNC_ALERT_TIMEOUT_SECONDS = 10  # for each step of telling: one channel that hangs must not keep another waiting
 SYNC_ALERT_AGE_DAYS_MAX = env.integer("SYNC_ALERT_AGE_DAYS_MAX", 90)  # alerts that are over are kept that long
+SYNC_METRICS_TOKEN = env.text("SYNC_METRICS_TOKEN")  # unset: there is no /metrics
 EMAIL_HOST = env.text("EMAIL_HOST", "localhost")
 EMAIL_PORT = env.integer("EMAIL_PORT", 25)
 EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
