@@ -23,6 +23,7 @@ SQL = "alerts.sql"
 PAUSES_MINUTES = (5, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440)
 SETTLE_MINUTES = 10  # that a device has to stay stuck before anybody is told
 FAILING_MINUTES_MAX = 60  # after which the other channels tell that one does not get through
+UNUSED_DAYS_MAX = 7  # after which a channel that is not in the settings any more is forgotten
 REMINDER_HOURS = 23  # between digests that hold nothing new: a day, less what cron may be early
 MESSAGES_PER_RUN_MAX = 100  # to one channel; the rest is for the next run
 _TROUBLES = {Trouble.STUCK: Alert.Kind.STUCK, Trouble.SILENT: Alert.Kind.SILENT}
@@ -99,8 +100,12 @@ def _note(report: Report, configured: Sequence[Mail | Webhook], now: datetime) -
 
 
 def _working(report: Report, configured: Sequence[Mail | Webhook], now: datetime) -> list[Mail | Webhook]:
-    """The channels that can be told something. What is not in the settings any more is forgotten."""
-    AlertChannel.objects.exclude(name__in=[channel.name for channel in configured]).delete()
+    """The channels that can be told something.
+
+    One that is not in the settings is forgotten only after a while: a single run by hand, without the settings of cron,
+    must not make it tell everything anew.
+    """
+    AlertChannel.objects.filter(checked_at__lt=now - timedelta(days=UNUSED_DAYS_MAX)).delete()
     AlertChannel.objects.bulk_create(
         [AlertChannel(name=channel.name, checked_at=now) for channel in configured],
         update_conflicts=True,
@@ -131,8 +136,10 @@ def _found(now: datetime) -> list[dict[str, Any]]:
         for device, trouble, since, pending in troubled.values_list("id", "trouble", "trouble_since", "pending")
     ]
     failing = Q(failing_since__lt=now - timedelta(minutes=FAILING_MINUTES_MAX)) | Q(disabled_at__isnull=False)
-    failed = AlertChannel.objects.filter(failing).annotate(
-        count=Count("alertmessage", Q(alertmessage__next_at__isnull=False))
+    failed = (
+        AlertChannel.objects.current()
+        .filter(failing)
+        .annotate(count=Count("alertmessage", Q(alertmessage__next_at__isnull=False)))
     )
     silenced = [(Alert.Kind.CHANNEL, each.name, each.failing_since or now, each.count) for each in failed]
     names = ("kind", "subject", "since", "count")
@@ -221,6 +228,9 @@ def _settle(message: AlertMessage, channel: Mail | Webhook, answer: Answer, now:
         message.told_at = timezone.now()
         AlertChannel.objects.filter(name=channel.name).update(failing_since=None, error="")
     message.save(update_fields=["tries", "error", "next_at", "told_at"])
+    if answer.error and message.next_at is None:
+        # Given up. What still stands is told by another message, since the channel may be there again by then.
+        message.telling_set.filter(what=Telling.What.RAISED, alert__cleared_at=None).delete()
     if answer.gone:
         AlertChannel.objects.filter(name=channel.name).update(disabled_at=now)
         _messages(channel).delete()  # with what they told: if the channel is wanted again, it is told what stands then

@@ -102,7 +102,7 @@ def attention(entities: Collection[str] | None = None, now: datetime | None = No
     limits = {"entities": _names(entities), "limit": DEVICES_MAX}
     troubled = Device.objects.with_trouble(now).exclude(trouble="")
     states = Device.objects.state_counts(now)
-    channels = list(AlertChannel.objects.order_by("name"))
+    channels = list(AlertChannel.objects.current().order_by("name"))
     return Attention(
         at=now,
         conflicts=found["conflict"],

@@ -91,7 +91,7 @@ def _channels() -> Iterator[Metric]:
     waiting = Gauge(
         "syncserver_alert_messages_waiting", "Messages that the channel has not accepted.", labels=["channel"]
     )
-    for channel in AlertChannel.objects.order_by("name").annotate(waits=waits):
+    for channel in AlertChannel.objects.current().order_by("name").annotate(waits=waits):
         failing.add_metric([channel.name], bool(channel.failing_since or channel.disabled_at))
         waiting.add_metric([channel.name], channel.waits)
     yield from (failing, waiting)

@@ -195,6 +195,13 @@ class Alert(models.Model):
         return f"{self.get_kind_display()}: {self.subject}"
 
 
+class AlertChannelQuerySet(models.QuerySet["AlertChannel"]):
+    def current(self) -> "models.QuerySet[Any]":
+        """Those that the last run which had any had in its settings."""
+        last = AlertChannel.objects.order_by("-checked_at").values("checked_at")[:1]
+        return self.filter(checked_at=models.Subquery(last))
+
+
 class AlertChannel(models.Model):
     """How one way of telling people is doing: `mail`, or a webhook by its host and a digest of its address."""
 
@@ -203,6 +210,8 @@ class AlertChannel(models.Model):
     failing_since = models.DateTimeField(null=True, blank=True)
     error = models.TextField(blank=True, default="")  # of the last try, where it failed
     disabled_at = models.DateTimeField(null=True, blank=True)  # it answered 410: it does not want to be told again
+
+    objects = AlertChannelQuerySet.as_manager()
 
     def __str__(self) -> str:
         return self.name

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -313,13 +315,41 @@ def test_a_failing_channel_hides_no_other_and_is_told_of_by_the_others(
     assert len(post.subjects) == len(post.mails) == 2  # what was late, and that the other webhook fails
 
 
-def test_what_is_not_in_the_settings_any_more_is_forgotten(hook: Receiver, settings: Settings) -> None:
+def test_a_run_without_the_settings_of_the_others_makes_nothing_be_told_twice(
+    hook: Receiver, settings: Settings
+) -> None:
+    conflict(at=ago(hours=25))
+    at()
+    urls, settings.SYNC_ALERT_WEBHOOK_URLS = settings.SYNC_ALERT_WEBHOOK_URLS, []
+    at(1)
+    settings.SYNC_ALERT_WEBHOOK_URLS = urls
+    at(2)
+    assert hook.alerts("alert.raised") == ["contact"]
+
+
+def test_a_channel_that_is_long_out_of_the_settings_is_forgotten_and_no_trouble_before(
+    hook: Receiver, post: Post, settings: Settings
+) -> None:
     hook.answers = [500]
     conflict(at=ago(hours=25))
     at()
     settings.SYNC_ALERT_WEBHOOK_URLS = []
-    at(1)
+    at(2)
+    assert (attention().channels, standing()) == ([], [("conflicts_late", "contact")])
+    settings.SYNC_ALERT_MAIL_TO = []
+    at(24 * 8)
     assert (AlertChannel.objects.count(), AlertMessage.objects.count(), Telling.objects.count()) == (0, 0, 0)
+
+
+def test_a_channel_that_was_away_for_longer_than_a_message_lives_is_told_what_still_stands(hook: Receiver) -> None:
+    hook.answers = [500]
+    conflict(at=ago(hours=25))
+    for hour in range(24 * 5):
+        at(hour)
+    hook.answers = [204]
+    for hour in range(24 * 5, 24 * 7):
+        at(hour)
+    assert hook.alerts("alert.raised") == ["contact"]
 
 
 # --- killed runs
@@ -378,6 +408,33 @@ def test_killed_at_any_statement_every_channel_is_told_of_each_alert_once(
         assert [news["conflicts"] for news in hook.events("conflict.opened")] == [[str(opened.pk)]], statement
         assert post.subjects == ["Syncserver alerts: 1 new", "Syncserver alerts: 1 over"], statement
     assert statement > 25  # it was killed at every statement of a run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_fails_or_is_killed_each_alert_is_told_once(seed: int, hook: Receiver, post: Post) -> None:
+    chance, minutes = random.Random(seed), 0
+    for _ in range(30):
+        minutes += chance.choice([1, 5, 60, 90])
+        hook.answers, post.refuse = [chance.choice([204, 204, 500])], chance.choice(["", "", "451 not now"])
+        match chance.randrange(4):
+            case 0:
+                conflict(chance.choice(["contact", "order", "product"]), at=ago(days=9))
+            case 1:
+                Conflict.objects.filter(entity=chance.choice(["contact", "order", "product"])).update(state="server")
+        kill = killed_at(chance.choice([5, 15, 25, 35, 45, 10_000]), chance.random() < 0.5)
+        with suppress(Killed), connection.execute_wrapper(kill):
+            at(minutes=minutes)
+    hook.answers, post.refuse = [204], ""
+    for hour in range(30):
+        at(hour, minutes=minutes)
+    others = Alert.objects.exclude(subject__startswith="webhook")  # that it failed itself, it is not told
+    wanted = {"alert.raised": others, "alert.cleared": others.exclude(cleared_at=None)}
+    for kind, alerts in wanted.items():
+        told = [alert["id"] for data in hook.events(kind) for alert in data["alerts"]]
+        assert sorted(told) == sorted(str(alert.pk) for alert in alerts)
+    digests = AlertMessage.objects.filter(event="digest")
+    assert len(post.subjects) == digests.count() == digests.exclude(told_at=None).count()
 
 
 def test_a_run_that_is_killed_while_it_sends_leaves_the_rest_to_the_next(hook: Receiver) -> None:

@@ -14,7 +14,7 @@ from pytest_django import Settings
 from sync.alerts import run
 from tests.integration.alert_support import receiver
 from tests.integration.attention_support import conflict, device, rejection
-from tests.integration.sync_support import TestDevice, create, problem
+from tests.integration.sync_support import TestDevice, create, problem, sql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TOKEN = "a-token-of-prometheus"
@@ -87,6 +87,7 @@ def test_metrics_count_devices_by_state_and_what_is_in_their_outboxes() -> None:
 
 
 def test_metrics_count_pushed_mutations_by_answer() -> None:
+    sql("DELETE FROM sync_result")  # of other tests: it has no model, so nothing empties it
     TestDevice().push(create(), create(), create(entity="nothing"))
     found = scraped()
     answers = [found["syncserver_mutations_last_hour", (status,)] for status in ("applied", "rejected", "merged")]
