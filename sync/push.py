@@ -22,6 +22,7 @@ from sync.refusal import errors_of, is_of_a_row
 from sync.settle import as_written, broken_by_clean, settle, settlement
 from sync.sql import Uuids, array, block, cursor
 from sync.states import Pusher, states_of, with_what_others_did
+from sync.units import Interleaved, units_of, waves_of
 from sync.wire import entities
 from sync.write import write_wave
 from syncserver.errors import Problem
@@ -62,7 +63,7 @@ def _short_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result] | 
         if not (_lost_race(problem) or is_of_a_row(problem)):
             raise
         return None
-    except (NotNew, core.Interleaved, DatabaseError):
+    except (NotNew, Interleaved, DatabaseError):
         return None
     return [Result(mutation.id, "applied", rev) for mutation, rev in zip(mutations, revs, strict=True)]
 
@@ -73,7 +74,7 @@ def _long_way(pusher: Pusher, batch: Batch) -> list[Result]:
         try:
             with transaction.atomic():
                 return Push(pusher, batch.mutations, candidates, attempt < ATTEMPTS_MAX).run()
-        except core.Interleaved as group:
+        except Interleaved as group:
             raise Problem("invalid_request", f"Group {group} encloses another change of one of its rows.") from None
         except _Raced:
             continue
@@ -115,7 +116,7 @@ class Push:
         repeats = self._find_replays()
         fresh = [at for at in range(len(self.mutations)) if at not in self.results and at not in repeats]
         self._read_states(fresh)
-        self._apply(core.units_of(self.candidates, fresh))
+        self._apply(units_of(self.candidates, fresh))
         self.results |= {at: self._result(at, verdict) for at, verdict in self.verdicts.items()}
         self._remember(fresh)
         for at, first in repeats.items():
@@ -214,7 +215,7 @@ class Push:
     def _write(self, verdicts: Mapping[int, Verdict], after: dict[RowKey, RowState]) -> dict[int, int]:
         """Write in a savepoint; return the new revisions by place. Raises _Refused or the database's own error."""
         revs: dict[int, int] = {}
-        waves = core.waves_of(self.candidates, verdicts)
+        waves = waves_of(self.candidates, verdicts)
         if not waves:
             return revs
         last = {key: state.rev for key, state in self.states.items()}

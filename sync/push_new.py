@@ -14,6 +14,7 @@ from sync.mutation import EMPTY, Mutation, Values
 from sync.settle import broken_by_clean, settle, settlement
 from sync.sql import block, cursor
 from sync.states import Pusher, states_of
+from sync.units import units_of
 from sync.wire import Entity, entities
 from sync.write import insert
 
@@ -52,7 +53,7 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
         # Not before: a validator may ask the database, which can be done while a pipeline is open, but not during COPY.
         if not all(kind.are_sound() for kind in kinds):
             raise NotNew
-        verdicts, _ = core.decide(candidates, core.units_of(candidates, range(len(candidates))), states, {})
+        verdicts, _ = core.decide(candidates, units_of(candidates, range(len(candidates))), states, {})
         if any(verdict is not core.WRITE for verdict in verdicts.values()):
             raise NotNew
 

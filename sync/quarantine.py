@@ -20,6 +20,7 @@ from sync.outcomes import tell
 from sync.push import Push, Result
 from sync.sql import array, block, cursor
 from sync.states import Pusher
+from sync.units import Interleaved
 from sync.wire import entities
 
 State = Rejection.State
@@ -177,7 +178,7 @@ def _replay(
     try:
         pushed = _Replay(pusher, [mutation for mutation, _ in mutations], candidates, may_try_again=False)
         results = pushed.run()
-    except core.Interleaved:
+    except Interleaved:
         raise Invalid(error("invalid_mutation", "group")) from None
     _refuse_whole(main, found, results)
     set_author("")  # whoever writes next in this transaction says so

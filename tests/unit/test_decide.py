@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.decide import NEVER, Candidate, Interleaved, RowKey, RowState, decide, units_of, waves_of
+from sync.decide import NEVER, Candidate, RowKey, RowState, decide
 from sync.merge import Policy, Rules, Since
 from sync.mutation import Mutation, Values, error
+from sync.units import Interleaved, units_of, waves_of
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 ROW = "00000000-0000-0000-0000-000000000001"
