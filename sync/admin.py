@@ -102,36 +102,6 @@ class Evidence(ModelAdmin):  # type: ignore[type-arg]
         return device_link(record.device, record.device_name)
 
 
-@admin.register(Conflict)
-class ConflictAdmin(Evidence):
-    list_display = ("when", "entity_name", "fields_at_stake", "row_short", "device_link", "state")
-    list_display_links = ("when",)
-    list_filter = (EntityFilter, "state", "policy")
-    fieldsets = (
-        (None, {"fields": ("values", "state", "policy")}),
-        ("Which change", {"fields": ("entity_name", "row_full", "change", "device_link", "made_at", "received_at")}),
-        ("For support", {"fields": ("mutation", "base_rev", "server_rev", "id"), "classes": ("collapse",)}),
-    )
-    readonly_fields = ("values", "entity_name", "row_full", "change", "device_link", "received_at")
-
-    @admin.display(description="fields")
-    def fields_at_stake(self, conflict: Conflict) -> str:
-        return "the whole row" if conflict.op == "delete" else ", ".join(_from_device(conflict)) or NOTHING
-
-    @admin.display(description="values")
-    def values(self, conflict: Conflict) -> SafeString:
-        """What each side had, field by field; the device's value stands out where the server's is another."""
-        base, server, sent = conflict.base or {}, conflict.server, _from_device(conflict)
-        rows = []
-        for name in _in_order(conflict.entity, {*sent, *(server or {}), *base}):
-            told = sent.get(name, "deleted" if conflict.op == "delete" else NOTHING)
-            now = shown(server.get(name)) if server is not None else "deleted"
-            before = shown(base[name]) if name in base else NOTHING
-            rows.append((name, before, now, format_html("<strong>{}</strong>", told) if told != now else told))
-        heads = ("Field", f"Before (rev {conflict.base_rev or NOTHING})", "On the server, kept", "From the device")
-        return table(heads, rows)
-
-
 @admin.register(Rejection)
 class RejectionAdmin(Evidence):
     list_display = ("when", "entity_name", "first_error", "row_short", "device_link")

@@ -7,7 +7,7 @@ class SyncConfig(AppConfig):
     verbose_name = "Conflicts and rejections"
 
     def ready(self) -> None:
-        from sync import admin_entities, checks, install
+        from sync import admin_conflicts, admin_entities, checks, install
 
         checks.register()
         admin_entities.register()  # the admin application stands before us, so every admin.py has been read by now
