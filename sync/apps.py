@@ -10,6 +10,7 @@ class SyncConfig(AppConfig):
         from sync import admin_conflicts, admin_entities, checks, install
 
         checks.register()
+        admin_conflicts.register()
         admin_entities.register()  # the admin application stands before us, so every admin.py has been read by now
         # Django's own hook at the end of `migrate`, and the only one: triggers follow the declarations.
         post_migrate.connect(install.after_migrate, sender=self)

@@ -129,7 +129,8 @@ def search(found: QuerySet[Any], term: str) -> QuerySet[Any]:
     anywhere = Q(device__in=named)
     for side in sides:
         anywhere |= Q(**{f"{side}__icontains": in_json})
-    return found.alias(**sides).filter(anywhere)
+    matching: QuerySet[Any] = found.alias(**sides).filter(anywhere)
+    return matching
 
 
 def as_uuid(text: str) -> uuid.UUID | None:

@@ -1,29 +1,22 @@
 """The form of a decision: for each field (or unit of fields) at stake, whose value shall stand, or one of one's own."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from django import forms
 from django.conf import settings
-from django.contrib import admin
-from django.contrib.admin.widgets import AutocompleteSelect
-from django.db import models
-from django.utils import timezone
-from django.utils.text import capfirst
 
+from sync.merge import same
 from sync.models import Conflict
 from sync.mutation import Error
-from sync.resolve import Stakes
-from sync.wire import INTEGER_SAFE_MAX, Entity, Field, entities
+from sync.own_values import own_field, own_possible, to_wire
+from sync.stakes import UNWRITTEN, Stakes, kinds_of
+from sync.wire import entities
 
 WHOLE_ROW = "whole-row"
-LONG_TEXT_CHARS = 120  # a text that may be longer gets several lines to be edited in
-SIDES = ("base", "server", "device")
+SIDES = ("base", "server", "device", "now")
+ROW_PICKS = ("server", "device")
 
 
 @dataclass(frozen=True)
@@ -51,140 +44,164 @@ def blocks_of(stakes: Stakes) -> list[Block]:
 
 
 class DecisionForm(forms.Form):
-    """`values` is what `resolve` is to write, once the form is valid. `moved` are fields whose pick does not hold."""
+    """What a person decides about one conflict. `values` is what `resolve` is to write, once the form is valid.
+
+    The sides are `base`, `server`, `device` and, where a decision made something else of the row, `now`. Until a person
+    or a policy has taken the device's values, the server's are those of the row now; then those when the device came.
+    """
 
     comment = forms.CharField(
         required=False,
         max_length=settings.SYNC_COMMENT_CHARS_MAX,
-        widget=forms.Textarea(attrs={"rows": 2, "placeholder": "Why, for those who look at it later"}),
+        widget=forms.Textarea(attrs={"rows": 2, "placeholder": "Why? The device is told, and it stays on record."}),
     )
+    rev = forms.IntegerField(widget=forms.HiddenInput)
+    seen = forms.IntegerField(widget=forms.HiddenInput)
 
-    def __init__(self, stakes: Stakes, data: Mapping[str, Any] | None = None) -> None:
-        super().__init__(data)
+    def __init__(self, stakes: Stakes, viewable: Container[str], data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, initial={"rev": stakes.rev, "seen": stakes.seen})
         self.stakes = stakes
         self.entity = entities()[stakes.conflict.entity]
-        self.blocks = blocks_of(stakes)
-        self.values: dict[str, Any] | None = {}
-        self.fields["rev"] = forms.IntegerField(initial=stakes.rev, widget=forms.HiddenInput)
+        self.kinds = kinds_of(self.entity.name)
+        self.values: Mapping[str, Any] | None = {}
+        self.blocks = blocks_of(stakes) if self.by_field else []
         if self.whole_row:
-            self.fields[WHOLE_ROW] = _pick_field(("server", "device"), self._first_whole_row())
+            self.fields[WHOLE_ROW] = _pick_field(ROW_PICKS, self._first_whole_row())
         for block in self.blocks:
-            self.fields[block.key] = _pick_field(self.sides(block), self._first_pick(block), required=not self.whole_row)
+            # What a row holds that shall not be there does not matter.
+            first, required = self._first_pick(block), not self.whole_row
+            self.fields[block.key] = _pick_field(self.sides(block), first, required)
             for name in block.names:
-                if (field := own_field(self.entity, name, self._first_value(name))) is not None:
+                if (field := own_field(self.entity, name, self._first_value(name), viewable)) is not None:
                     self.fields[f"own-{name}"] = field
 
-    # --- what can be picked, and what is ---
+    # --- what can be picked ---
 
     @property
     def whole_row(self) -> bool:
-        """Whether the row itself is at stake, since one side deleted it."""
-        return self.stakes.row_deleted or self.stakes.conflict.op == "delete"
+        """Whether it is at stake that there is such a row, since one side deleted it."""
+        stakes = self.stakes
+        return stakes.row_deleted or stakes.conflict.op == "delete" or stakes.server_then is None
+
+    @property
+    def by_field(self) -> bool:
+        """Whether fields can be picked: not where the device had nothing to say but that the row shall go."""
+        return self.stakes.conflict.op != "delete"
+
+    def side(self, side: str) -> Mapping[str, Any]:
+        """A side's values by field; none of a side that has no row."""
+        stakes = self.stakes
+        unwritten = stakes.conflict.state in UNWRITTEN
+        match side:
+            case "base":
+                return stakes.base or {}
+            case "device":
+                return stakes.device
+            case "now":
+                return (stakes.server or {}) if not unwritten else {}
+        return (stakes.server if unwritten else stakes.server_then) or {}
 
     def sides(self, block: Block) -> list[str]:
         """What can be picked for a block."""
-        told = [side for side in SIDES if any(self.has(side, name) for name in block.names)]
+        told = [side for side in SIDES if all(name in self.side(side) for name in block.names)]
+        if "now" in told and self._now_is(block, ("server", "device", "base")):
+            told.remove("now")
         return [*told, "own"] if all(own_possible(self.entity, name) for name in block.names) else told
 
-    def has(self, side: str, name: str) -> bool:
-        """Whether a side has a value of a field."""
-        return name in (self._side(side) or {}) or (side == "device" and self._device_kept(name))
+    def standing(self, block: Block) -> str:
+        """The side whose values the row has now; "" where the row is not there, or has others."""
+        return self._now_is(block, ("server", "device", "base", "now"))
 
-    def value(self, side: str, name: str) -> Any:
-        """A side's value of a field; that of the device where it changed only the rest of the unit is the base's."""
-        values = self._side(side) or {}
-        if side == "device" and name not in values:
-            return (self.stakes.base or {}).get(name)
-        return values.get(name)
+    def _now_is(self, block: Block, sides: Iterable[str]) -> str:
+        now = self.stakes.server
+        return next((side for side in sides if now and self._alike(block, self.side(side), now)), "")
+
+    def _alike(self, block: Block, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return all(n in one and n in other and same(self.kinds[n], one[n], other[n]) for n in block.names)
+
+    def agreed(self, block: Block) -> bool:
+        """Whether the row has by now what the device sent."""
+        return bool(self.stakes.server) and self._alike(block, self.stakes.device, self.stakes.server or {})
+
+    @property
+    def whole_row_errors(self) -> list[str]:
+        return [str(error) for error in self.errors.get(WHOLE_ROW, ())]
+
+    # --- what is picked, before anybody does and after ---
 
     def picked(self, key: str) -> str:
         """The side that is picked for a block (or WHOLE_ROW), as the page is shown: "" for none."""
         return str(self[key].value() or "") if key in self.fields else ""
 
     def result(self, block: Block, name: str) -> Any:
-        """The value that a field gets by the pick as the page is shown; the server's where there is none."""
-        pick = self.picked(block.key) or ("device" if self.stakes.row_deleted else "server")
+        """The value that a field gets by the pick as the page is shown; that of the row now where there is none."""
+        pick = self.picked(block.key)
         if pick == "own":
-            return self._own(name) if self.is_bound else self._first_value(name)
-        return self.value(pick, name)
-
-    def _side(self, side: str) -> Mapping[str, Any] | None:
-        return {"base": self.stakes.base, "server": self.stakes.server, "device": self.stakes.device}[side]
-
-    def _device_kept(self, name: str) -> bool:
-        unit = next((block.names for block in self.blocks_known if name in block.names), ())
-        return name in (self.stakes.base or {}) and any(each in self.stakes.device for each in unit)
-
-    @property
-    def blocks_known(self) -> Iterable[Block]:
-        return getattr(self, "blocks", ())
+            return self.own(name) if self.is_bound else self._first_value(name)
+        values = self.side(pick) if pick else self.stakes.server or self.stakes.device
+        return values.get(name)
 
     def _first_pick(self, block: Block) -> str:
-        """What is picked before anybody does: nothing where a person must choose."""
         if self.stakes.row_deleted:
             return "device"
         if self.stakes.conflict.state != Conflict.State.OPEN or self.agreed(block):
-            return "server"
+            return self.standing(block)
         if block.disputed:
             return ""
-        untouched = all(self.value("server", n) == self.value("base", n) for n in block.names if self.has("base", n))
-        return "device" if untouched and any(self.has("base", n) for n in block.names) else "server"
-
-    def agreed(self, block: Block) -> bool:
-        """Whether the server has by now what the device sent."""
-        return self.stakes.server is not None and all(
-            self.value("server", name) == self.value("device", name) for name in block.names
-        )
+        return "device" if self._now_is(block, ("base",)) else "server"
 
     def _first_whole_row(self) -> str:
-        return "" if self.stakes.conflict.state == Conflict.State.OPEN else "server"
+        if self.stakes.conflict.state == Conflict.State.OPEN:
+            return ""
+        row_is_as_the_device_wants = self.stakes.row_deleted == (self.stakes.conflict.op == "delete")
+        return "device" if row_is_as_the_device_wants else "server"
 
     def _first_value(self, name: str) -> Any:
         """What one's own value starts from."""
-        return self.value("server" if self.stakes.server is not None else "device", name)
+        return (self.stakes.server if self.stakes.server is not None else self.stakes.device).get(name)
 
     # --- what is sent ---
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        if self.whole_row and (row := cleaned.get(WHOLE_ROW)) != "device":
-            self.values = {} if row == "server" else self.values
-        elif self.stakes.conflict.op == "delete":
-            self.values = None
+        row, deletes = cleaned.get(WHOLE_ROW), self.stakes.conflict.op == "delete"
+        if row == "device":
+            self.values = None if deletes else dict(self._values(cleaned))
+        elif row == "server":
+            self.values = self._as_the_server_had_it(deletes)
         else:
             self.values = dict(self._values(cleaned))
         return cleaned
 
+    def _as_the_server_had_it(self, deletes: bool) -> Mapping[str, Any] | None:
+        """The values for taking the server's side where it is at stake that there is a row."""
+        if deletes:
+            return self.stakes.server_then or {} if self.stakes.row_deleted else {}
+        return {} if self.stakes.row_deleted else None
+
     def _values(self, cleaned: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """What is other than in the row now: that alone is written, and held against the model's rules."""
+        now = self.stakes.server or {}
         for block in self.blocks:
             pick = cleaned.get(block.key) or ("device" if self.stakes.row_deleted else "")
-            for name in block.names if pick and pick != "server" else ():
-                if pick == "own":
-                    yield name, self._own(name)
-                elif self.has(pick, name):
-                    yield name, self.value(pick, name)
+            for name in block.names if pick else ():
+                value = self.own(name) if pick == "own" else self.side(pick).get(name)
+                if name not in now or not same(self.kinds[name], value, now[name]):
+                    yield name, value
 
-    def _own(self, name: str) -> Any:
+    def own(self, name: str) -> Any:
         """One's own value in wire form; where it is no value of the field, as it was typed."""
-        key = f"own-{name}"
-        if not hasattr(self, "cleaned_data") and not self._errors:
-            self.full_clean()
+        key, cleaned = f"own-{name}", getattr(self, "cleaned_data", {})
         found = self.entity.field(name)
-        cleaned = getattr(self, "cleaned_data", {})
-        return to_wire(found, cleaned[key]) if key in cleaned and found else self[key].value()
+        return to_wire(found, cleaned[key]) if found and key in cleaned else self[key].value()
 
     def _clean_fields(self) -> None:
         """Look only at those of one's own values that are picked: the others are not meant."""
-        unmeant = {
-            f"own-{name}"
-            for block in self.blocks
-            if self.data.get(block.key) != "own"
-            for name in block.names
-        }
         kept = self.fields
+        unmeant = {f"own-{name}" for b in self.blocks if self.data.get(b.key) != "own" for name in b.names}
         self.fields = {name: field for name, field in kept.items() if name not in unmeant}
         try:
-            super()._clean_fields()
+            super()._clean_fields()  # type: ignore[misc]  # Django's own hook, without a type
         finally:
             self.fields = kept
 
@@ -196,106 +213,7 @@ class DecisionForm(forms.Form):
 
 
 def _pick_field(sides: Iterable[str], first: str, required: bool = True) -> forms.ChoiceField:
+    told = "Choose what shall stand."
     choices = [(side, side) for side in sides]
-    messages = {"required": "Choose what shall stand.", "invalid_choice": "Choose what shall stand."}
+    messages = {"required": told, "invalid_choice": told}
     return forms.ChoiceField(choices=choices, required=required, initial=first, error_messages=messages)
-
-
-# --- one's own value, by the type of its field ---
-
-
-def own_possible(entity: Entity, name: str) -> bool:
-    found = entity.field(name)
-    return found is not None and found.type != "binary"
-
-
-def own_field(entity: Entity, name: str, value: Any) -> forms.Field | None:
-    """The form field in which a value of one's own is entered, with the widget that fits its type."""
-    found = entity.field(name)
-    if found is None or not own_possible(entity, name):
-        return None
-    model_field = found.model_field
-    made = model_field.formfield(**_options(found))
-    if made is None:
-        return None
-    made.label = capfirst(str(model_field.verbose_name))
-    made.required = made.required and found.type != "boolean"
-    made.initial = from_wire(found, value)
-    made.widget.attrs |= {"data-own": name, "autocomplete": "off"}
-    return made
-
-
-def _options(found: Field) -> dict[str, Any]:
-    model_field = found.model_field
-    if isinstance(model_field, models.ForeignKey):
-        searchable = admin.site._registry.get(model_field.related_model)
-        if searchable is not None and searchable.search_fields:
-            return {"widget": AutocompleteSelect(model_field, admin.site)}
-        return {"widget": forms.TextInput()}
-    if found.choices:
-        return {}
-    match found.type:
-        case "boolean":
-            return {"form_class": forms.TypedChoiceField, "choices_form_class": forms.TypedChoiceField, **_yes_no(found)}
-        case "date":
-            return {"widget": forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})}
-        case "datetime":
-            attrs = {"type": "datetime-local", "step": "1"}
-            return {"widget": forms.DateTimeInput(format="%Y-%m-%dT%H:%M:%S", attrs=attrs)}
-        case "time":
-            return {"widget": forms.TimeInput(format="%H:%M:%S", attrs={"type": "time", "step": "1"})}
-        case "integer" | "decimal" | "real":
-            return {"widget": forms.NumberInput(attrs={"step": "1" if found.type == "integer" else "any"})}
-        case "text" if (found.max_length or LONG_TEXT_CHARS + 1) > LONG_TEXT_CHARS and not _is_line(model_field):
-            return {"widget": forms.Textarea(attrs={"rows": 4})}
-    return {}
-
-
-def _is_line(field: models.Field[Any, Any]) -> bool:
-    return isinstance(field, models.CharField)
-
-
-def _yes_no(found: Field) -> dict[str, Any]:
-    choices = [("true", "yes"), ("false", "no")]
-    empty = [("", "(none)")] if found.nullable else []
-    return {"choices": [*empty, *choices], "coerce": lambda value: value == "true", "empty_value": None}
-
-
-def from_wire(found: Field, value: Any) -> Any:
-    """A value in wire form as a form field takes it."""
-    if value is None:
-        return None
-    match found.type:
-        case "boolean":
-            return "true" if value else "false"
-        case "datetime":
-            return timezone.localtime(datetime.fromisoformat(str(value)))
-        case "time":
-            return time.fromisoformat(str(value))
-    return value
-
-
-def to_wire(found: Field, value: Any) -> Any:
-    """What a form field cleaned, in wire form."""
-    match value:
-        case models.Model():
-            return str(value.pk)
-        case UUID() | time():
-            return value.isoformat(timespec="microseconds") if isinstance(value, time) else str(value)
-        case datetime():
-            return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        case date():
-            return value.isoformat()
-        case Decimal():
-            return format(value, "f")
-        case bool():
-            return value
-        case int() if abs(value) > INTEGER_SAFE_MAX:
-            return str(value)
-        case "" if found.nullable and found.type != "text":
-            return None
-    return value
-
-
-def pretty_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2)

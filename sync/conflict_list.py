@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sync.models import Conflict
-from sync.names import device_names, row_names, short_id
+from sync.names import device_names, device_users, row_names, short_id
 from sync.values import Labels, entity_label, field_label
 from sync.wire import entities
 
@@ -31,6 +31,7 @@ class Line:
     row: str
     entity: str
     device: str
+    user: str  # of the device
     parts: Sequence[Part]
     more: int  # fields that are not shown
     deleted: str  # "server" or "device", where one of them deleted the row
@@ -52,6 +53,7 @@ class Line:
 def lines(conflicts: Sequence[Conflict], viewable: Iterable[str]) -> list[Line]:
     """The lines of conflicts of entities that the reader may see; `viewable` are all such entities."""
     names = device_names(conflict.device for conflict in conflicts)
+    users = device_users(conflict.device for conflict in conflicts)
     rows = row_names((conflict.entity, str(conflict.row_id)) for conflict in conflicts)
     sides = [
         (entities()[conflict.entity], side)
@@ -60,25 +62,19 @@ def lines(conflicts: Sequence[Conflict], viewable: Iterable[str]) -> list[Line]:
         for side in (conflict.base, conflict.server, device_side(conflict))
     ]
     labels = Labels.of(sides, viewable)
-    return [
-        _line(conflict, rows.get((conflict.entity, str(conflict.row_id))), names.get(str(conflict.device)), labels)
-        for conflict in conflicts
-    ]
+    found = []
+    for conflict in conflicts:
+        device, row = str(conflict.device), rows.get((conflict.entity, str(conflict.row_id)))
+        name = names.get(device, "a device that is no more")
+        found.append(_line(conflict, row or short_id(conflict.row_id), name, users.get(device, ""), labels))
+    return found
 
 
-def _line(conflict: Conflict, row: str | None, device: str | None, labels: Labels) -> Line:
+def _line(conflict: Conflict, row: str, device: str, user: str, labels: Labels) -> Line:
     parts = list(_parts(conflict, labels))
     shown = parts[:PARTS_SHOWN_MAX]
     deleted = "device" if conflict.op == "delete" else "server" if conflict.server is None else ""
-    return Line(
-        conflict,
-        row or short_id(conflict.row_id),
-        entity_label(conflict.entity),
-        device or "a device that is no more",
-        shown,
-        len(parts) - len(shown),
-        deleted,
-    )
+    return Line(conflict, row, entity_label(conflict.entity), device, user, shown, len(parts) - len(shown), deleted)
 
 
 def _parts(conflict: Conflict, labels: Labels) -> Iterator[Part]:

@@ -22,8 +22,16 @@ def device_names(ids: Iterable[object]) -> dict[str, str]:
     return {str(pk): name for pk, name in Device.objects.filter(pk__in=set(ids)).values_list("pk", "name")}
 
 
+def device_users(ids: Iterable[object]) -> dict[str, str]:
+    """The names of the users of devices, by the device's id; a device without one is not in it."""
+    found = Device.objects.filter(pk__in=set(ids), user__isnull=False).select_related("user")
+    return {
+        str(device.pk): device.user.get_full_name() or device.user.get_username() for device in found if device.user
+    }
+
+
 def author_names(authors: Iterable[str]) -> dict[str, str]:
-    """What each author of the history is called: a device by its name, a person by theirs, the rest by what they are."""
+    """What each author of the history is called: a device and a person by their names, the rest by what it is."""
     wanted = set(authors)
     devices = device_names(_rests("device", wanted))
     return {author: _author(author, devices) for author in wanted}
@@ -41,7 +49,7 @@ def _author(author: str, devices: Mapping[str, str]) -> str:
         case "user":
             return rest
         case "run":
-            return f"the run of {rest.partition(':')[0]}"
+            return f"{rest.partition(':')[0]} (legacy run)"
         case "sql":
             return f"SQL ({rest})"
         case "migrate":

@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
 
 def runs(before: str, after: str) -> list[Run]:
-    """The way from one text to the other. What is not "added", joined, is `before`; what is not "removed" is `after`."""
+    """The way from one text to the other: without what is "added" it is `before`, without what is "removed" `after`."""
     start = _common(before, after)
     end = _common(before[start:][::-1], after[start:][::-1])
     start, end = _at_word(before, after, start), _from_word(before, after, end, start)
@@ -84,20 +84,21 @@ def _from_word(before: str, after: str, end: int, start: int) -> int:
 
 
 def _inside_word(before: str, at: int, after: str, other_at: int | None = None) -> bool:
-    other_at = at if other_at is None else other_at
-    return any(0 < i < len(text) and text[i - 1].isalnum() and text[i].isalnum() for text, i in ((before, at), (after, other_at)))
+    places = ((before, at), (after, at if other_at is None else other_at))
+    return any(0 < i < len(text) and text[i - 1].isalnum() and text[i].isalnum() for text, i in places)
 
 
 def _joined(found: Sequence[Run]) -> list[Run]:
     """The runs without empty ones, neighbours of one kind made one; what was removed comes before what was added."""
     ordered: list[Run] = []
-    for run in found:
-        if not run.text:
+    for kind, text in found:
+        kinds = [run.kind for run in ordered[-2:]]
+        if not text:
             continue
-        if ordered and ordered[-1].kind == run.kind:
-            ordered[-1] = Run(run.kind, ordered[-1].text + run.text)
-        elif run.kind == "removed" and len(ordered) > 1 and ordered[-1].kind == "added" and ordered[-2].kind == "removed":
-            ordered[-2] = Run("removed", ordered[-2].text + run.text)
+        if kinds[-1:] == [kind]:
+            ordered[-1] = Run(kind, ordered[-1].text + text)
+        elif kind == "removed" and kinds == ["removed", "added"]:
+            ordered[-2] = Run(kind, ordered[-2].text + text)
         else:
-            ordered.append(run)
+            ordered.append(Run(kind, text))
     return ordered

@@ -131,6 +131,7 @@ SYNC_PUSH_LOCK_SECONDS_MAX = 10  # a push that waits longer for another writer's
 SYNC_OUTCOMES_ROWS_DEFAULT = 500  # outcomes of a page when the device names no limit
 SYNC_OUTCOMES_ROWS_MAX = 1_000  # outcomes of a page at most
 SYNC_DECISIONS_MAX = 1_000  # conflicts decided, or decisions undone, at once: their devices' pushes wait that long
+SYNC_COMMENT_CHARS_MAX = 2_000  # of what a person notes about a decision, which devices are told
 SYNC_BODY_BYTES_MAX = 64_000  # of any other API request
 SYNC_SCOPES_PER_DEVICE_MAX = 200  # granted to one device and its user; the pull token names each
 SYNC_RESULT_AGE_DAYS_MAX = env.integer("SYNC_RESULT_AGE_DAYS_MAX", 30)  # a mutation's id is remembered that long

@@ -3,12 +3,15 @@
 from datetime import datetime, timedelta
 
 from django import template
+from django.db.models import Model
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
 from sync.models import Conflict
+from sync.wire import entities
 
 register = template.Library()
 
@@ -33,3 +36,19 @@ def ago(moment: datetime) -> SafeString:
 def state_name(state: str) -> str:
     """A state in two words at most."""
     return _STATES.get(Conflict.State(state), state)
+
+
+@register.filter
+def verbose_plural(model: type[Model]) -> str:
+    """What rows of a model are called."""
+    return str(model._meta.verbose_name_plural)
+
+
+@register.simple_tag
+def row_history(record: Conflict) -> str:
+    """The address of the history of a record's row; nothing where its entity is not known."""
+    known = entities().get(record.entity)
+    if known is None:
+        return ""
+    meta = known.model._meta
+    return reverse(f"admin:{meta.app_label}_{meta.model_name}_history", args=[record.row_id])

@@ -1,7 +1,7 @@
 """A morning at the Northwind company, for pages to show: who changed what while tablets were offline.
 
 `manage.py shell -c "from tests.acceptance.conflict_scene import build; build()"` writes it into the server's database.
-Names and values are Northwind's; ids and times follow from the order of the lines, so that pages look the same each time.
+Names and values are Northwind's; ids and times follow from the order of the lines, so that pages look the same.
 """
 
 import csv
@@ -26,7 +26,8 @@ NORTHWIND = environment.BASE_DIR / "data" / "northwind"
 HERO = uuid.UUID("0198a6d2-0000-7000-8000-000000000001")  # the conflict that pictures show
 NOTE = (
     "Maria prefers calls before noon. Deliveries go to the side entrance in the Obere Str., ring twice. "
-    "She pays within 14 days and asks for a printed invoice. Christmas order: usually 40 boxes of Chai, decided in October."
+    "She pays within 14 days and asks for a printed invoice. "
+    "Christmas order: usually 40 boxes of Chai, decided in October."
 )
 
 
@@ -63,23 +64,34 @@ class Scene:
         self.devices: dict[str, Device] = {}
         for name, user in tablets:
             device, _ = enroll(create_code(["global"], users[user]), name, "android 16", "1.4.0", "")
-            Device.objects.filter(pk=device.pk).update(last_seen_at=self.now - timedelta(minutes=3 + 9 * len(self.devices)))
+            Device.objects.filter(pk=device.pk).update(
+                last_seen_at=self.now - timedelta(minutes=3 + 9 * len(self.devices))
+            )
             self.devices[name] = device
 
     def _rows(self) -> None:
         with self._written("run:northwind:1", timedelta(days=40)):
             self.customers = {
                 row["CustomerID"]: Customer.objects.create(
-                    code=row["CustomerID"], name=row["CompanyName"], address=row["Address"], city=row["City"],
-                    region=row["Region"], postal_code=row["PostalCode"], country=row["Country"], phone=row["Phone"],
+                    code=row["CustomerID"],
+                    name=row["CompanyName"],
+                    address=row["Address"],
+                    city=row["City"],
+                    region=row["Region"],
+                    postal_code=row["PostalCode"],
+                    country=row["Country"],
+                    phone=row["Phone"],
                     fax=row["Fax"],
                 )
                 for row in read("customers")[:40]
             }
             self.contacts = {
                 row["CustomerID"]: Contact.objects.create(
-                    customer=self.customers[row["CustomerID"]], first_name=row["ContactName"].split()[0],
-                    last_name=" ".join(row["ContactName"].split()[1:]), title=row["ContactTitle"], phone=row["Phone"],
+                    customer=self.customers[row["CustomerID"]],
+                    first_name=row["ContactName"].split()[0],
+                    last_name=" ".join(row["ContactName"].split()[1:]),
+                    title=row["ContactTitle"],
+                    phone=row["Phone"],
                     note=NOTE if row["CustomerID"] == "ALFKI" else "",
                 )
                 for row in read("customers")[:40]
@@ -91,8 +103,12 @@ class Scene:
             self.employee = Employee.objects.create(number=1, first_name="Nancy", last_name="Davolio")
             self.orders = [
                 Order.objects.create(
-                    number=row["OrderID"], customer=self.customers[row["CustomerID"]], employee=self.employee,
-                    status="confirmed", ordered_on=row["OrderDate"][:10], ship_name=row["ShipName"],
+                    number=row["OrderID"],
+                    customer=self.customers[row["CustomerID"]],
+                    employee=self.employee,
+                    status="confirmed",
+                    ordered_on=row["OrderDate"][:10],
+                    ship_name=row["ShipName"],
                     ship_city=row["ShipCity"],
                 )
                 for row in read("orders")
@@ -112,28 +128,62 @@ class Scene:
         self._change(maria, "user:anna", timedelta(hours=2, minutes=5), title="Sales Manager", note=note)
         self._change(maria, "run:northwind:7", timedelta(minutes=50), phone="030-0079912")
         sent = {
-            "phone": "030-0076545", "title": "Head of Sales", "email": "maria.anders@alfreds.example",
+            "phone": "030-0076545",
+            "title": "Head of Sales",
+            "email": "maria.anders@alfreds.example",
             "note": NOTE.replace("ring twice", "ring twice and wait").replace("14 days", "10 days"),
         }
-        self.meet("Tablet 3", maria, sent, fields=["phone", "title", "note"], base_rev=1, id=HERO,
-                  made=timedelta(hours=4), met=timedelta(minutes=12))
+        self.meet(
+            "Tablet 3",
+            maria,
+            sent,
+            fields=["phone", "title", "note"],
+            base_rev=1,
+            id=HERO,
+            made=timedelta(hours=4),
+            met=timedelta(minutes=12),
+        )
 
     def _others(self) -> None:
         horn, berglund, blondel = (self.customers[code] for code in ("AROUT", "BERGS", "BLONP"))
         self._change(horn, "user:anna", timedelta(hours=5), address="14 Hanover Sq.", postal_code="W1S 1HP")
-        self.meet("Van 2", horn, {"address": "120 Hanover Square", "city": "London", "postal_code": "W1R 1AA"},
-                  fields=["address", "postal_code"], made=timedelta(hours=6), met=timedelta(hours=1))
+        self.meet(
+            "Van 2",
+            horn,
+            {"address": "120 Hanover Square", "city": "London", "postal_code": "W1R 1AA"},
+            fields=["address", "postal_code"],
+            made=timedelta(hours=6),
+            met=timedelta(hours=1),
+        )
         self._change(berglund, "user:anna", timedelta(hours=9), phone="0921-12 34 99")
-        self.meet("Tablet 7", berglund, {"phone": "0921-12 34 60"}, fields=["phone"], made=timedelta(hours=20),
-                  met=timedelta(hours=3))
+        self.meet(
+            "Tablet 7",
+            berglund,
+            {"phone": "0921-12 34 60"},
+            fields=["phone"],
+            made=timedelta(hours=20),
+            met=timedelta(hours=3),
+        )
         order = self.orders[2]
         self._change(order, "run:northwind:7", timedelta(hours=7), status="shipped", shipped_on="2026-11-20")
-        self.meet("Nancy's phone", order, {"status": "cancelled", "note": "Customer called: wrong item, please stop."},
-                  fields=["status"], made=timedelta(hours=8), met=timedelta(hours=4))
+        self.meet(
+            "Nancy's phone",
+            order,
+            {"status": "cancelled", "note": "Customer called: wrong item, please stop."},
+            fields=["status"],
+            made=timedelta(hours=8),
+            met=timedelta(hours=4),
+        )
         chai = self.products[0]
         self._change(chai, "user:anna", timedelta(days=1), discontinued=True)
-        self.meet("Tablet 7", chai, {"discontinued": False, "quantity_per_unit": "10 boxes x 30 bags"},
-                  fields=["discontinued"], made=timedelta(days=1, hours=2), met=timedelta(days=1))
+        self.meet(
+            "Tablet 7",
+            chai,
+            {"discontinued": False, "quantity_per_unit": "10 boxes x 30 bags"},
+            fields=["discontinued"],
+            made=timedelta(days=1, hours=2),
+            met=timedelta(days=1),
+        )
         self._change(blondel, "user:anna", timedelta(days=2), phone="88.60.15.99")
         self.meet("Van 2", blondel, {}, fields=[], op="delete", made=timedelta(days=2, hours=1), met=timedelta(days=2))
         frederique = self.contacts["BLONP"]
@@ -142,22 +192,37 @@ class Scene:
         base = self._wire(frederique)
         with self._written("user:anna", timedelta(days=3)):
             frederique.delete()
-        self._record("Tablet 3", "contact", gone, values, [], "update", base, None, timedelta(days=3, hours=1),
-                     timedelta(days=3))
+        self._record(
+            "Tablet 3", "contact", gone, values, [], "update", base, None, timedelta(days=3, hours=1), timedelta(days=3)
+        )
         for number, code in enumerate(list(self.contacts)[4:16]):
             contact = self.contacts[code]
             if code != "BLONP":
                 self._change(contact, "user:anna", timedelta(days=1, hours=number), title="Owner")
-                self.meet("Tablet 3", contact, {"title": "Sales Agent"}, fields=["title"],
-                          made=timedelta(days=1, hours=number + 2), met=timedelta(days=1, minutes=7 * number))
+                self.meet(
+                    "Tablet 3",
+                    contact,
+                    {"title": "Sales Agent"},
+                    fields=["title"],
+                    made=timedelta(days=1, hours=number + 2),
+                    met=timedelta(days=1, minutes=7 * number),
+                )
 
     def _decided(self) -> None:
         states = ["server"] * 5 + ["device"] * 3 + ["mixed"]
         for number, contact in enumerate(list(self.contacts.values())[17:38]):
             self._change(contact, "user:anna", timedelta(days=4, hours=number), phone=f"555-01{number:02}")
             met = timedelta(days=3 + number % 9, hours=number)
-            self.meet("Nancy's phone", contact, {"phone": f"555-02{number:02}"}, fields=["phone"], made=met,
-                      met=met, state=states[number % len(states)], by="user:anna" if number % 3 else "")
+            self.meet(
+                "Nancy's phone",
+                contact,
+                {"phone": f"555-02{number:02}"},
+                fields=["phone"],
+                made=met,
+                met=met,
+                state=states[number % len(states)],
+                by="user:anna" if number % 3 else "",
+            )
 
     # --- how it is written ---
 
@@ -168,20 +233,58 @@ class Scene:
         assert first is not None
         base = {**(first.new or {})} or self._wire(row)
         row.refresh_from_db()
-        self._record(device, entity, row.pk, sent, facts["fields"], facts.get("op", "update"), base, self._wire(row),
-                     facts["made"], facts["met"], facts.get("state", "open"), facts.get("by", ""), facts.get("id"))
+        self._record(
+            device,
+            entity,
+            row.pk,
+            sent,
+            facts["fields"],
+            facts.get("op", "update"),
+            base,
+            self._wire(row),
+            facts["made"],
+            facts["met"],
+            facts.get("state", "open"),
+            facts.get("by", ""),
+            facts.get("id"),
+        )
 
-    def _record(self, device: str, entity: str, row: object, sent: Mapping[str, Any], fields: list[str], op: str,
-                base: Mapping[str, Any], server: Mapping[str, Any] | None, made: timedelta, met: timedelta,
-                state: str = "open", by: str = "", id: uuid.UUID | None = None) -> None:
+    def _record(
+        self,
+        device: str,
+        entity: str,
+        row: uuid.UUID,
+        sent: Mapping[str, Any],
+        fields: list[str],
+        op: str,
+        base: Mapping[str, Any],
+        server: Mapping[str, Any] | None,
+        made: timedelta,
+        met: timedelta,
+        state: str = "open",
+        by: str = "",
+        id: uuid.UUID | None = None,
+    ) -> None:
         names = [*sent] or ["name", "phone", "city"]
         self.made += 1
         record = Conflict.objects.create(
-            id=id or uuid.UUID(int=(0x0198A6D2 << 96) + (0x7 << 76) + (0x8 << 60) + self.made + 1), entity=entity, row_id=row,
-            mutation=uuid.UUID(int=self.random.getrandbits(128)), device=self.devices[device].pk, op=op, base_rev=1,
-            server_rev=2, base={n: base.get(n) for n in names}, server=server and {n: server.get(n) for n in names},
-            device_values={"set": dict(sent)} if sent else {}, fields=fields, made_at=self.now - made,
-            policy="manual", state=state, decided_by=by, decided_at=self.now - met if state != "open" else None,
+            id=id or uuid.UUID(int=(0x0198A6D2 << 96) + (0x7 << 76) + (0x8 << 60) + self.made + 1),
+            entity=entity,
+            row_id=row,
+            mutation=uuid.UUID(int=self.random.getrandbits(128)),
+            device=self.devices[device].pk,
+            op=op,
+            base_rev=1,
+            server_rev=History.objects.filter(row_id=row, entity=entity).count(),
+            base={n: base.get(n) for n in names},
+            server=server and {n: server.get(n) for n in names},
+            device_values={"set": dict(sent)} if sent else {},
+            fields=fields,
+            made_at=self.now - made,
+            policy="manual",
+            state=state,
+            decided_by=by,
+            decided_at=self.now - met if state != "open" else None,
         )
         Conflict.objects.filter(pk=record.pk).update(created_at=self.now - met)
 
@@ -200,5 +303,8 @@ class Scene:
 
     @staticmethod
     def _wire(row: Any) -> dict[str, Any]:
-        return {f.attname: str(v) if isinstance(v, uuid.UUID) else v for f in row._meta.concrete_fields
-                if (v := getattr(row, f.attname)) is None or isinstance(v, str | int | bool | uuid.UUID)}
+        return {
+            f.attname: str(v) if isinstance(v, uuid.UUID) else v
+            for f in row._meta.concrete_fields
+            if (v := getattr(row, f.attname)) is None or isinstance(v, str | int | bool | uuid.UUID)
+        }
