@@ -129,6 +129,129 @@ def test_replayed_answer_undoes_nothing_newer(path: Path) -> None:
         assert contacts(conn) == [(A, 12, "newest", 1), (B, 12, "newest", 1)]
 
 
+def test_conflict_in_part_shows_what_was_written_of_it_under_what_waits(path: Path) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        conn.execute("UPDATE contact SET name = 'mine', credit = '3.00'")
+        late = ["UPDATE contact SET tags = '[1]'", "UPDATE contact SET visits = visits + 4"]
+
+        def answer(mutation: dict[str, Any]) -> dict[str, Any]:
+            if late:
+                with closing(Replica(path).connect()) as own, own:
+                    for statement in late:
+                        own.execute(statement)
+                late.clear()
+                return {"status": "conflict", "conflict": C, "row": wire(A, 9, name="theirs", credit="3.00", visits=2)}
+            assert mutation["base"] == 7
+            seen = conn.execute("SELECT _rev, name, credit, tags, visits FROM contact").fetchall()
+            assert seen == [(9, "theirs", "3.00", "[1]", 6)]
+            return {"status": "merged", "rev": 11, "row": wire(A, 11, name="theirs", credit="3.00", tags=[1], visits=6)}
+
+        assert push(conn, Server(answer)) == {"conflict": 1, "merged": 2}
+        assert conn.execute("SELECT _rev, tags, visits FROM contact").fetchall() == [(11, "[1]", 6)]
+        assert [o.state for o in Replica(path).outcomes()] == ["mixed", "device", "device"]
+        conn.execute("UPDATE contact SET name = 'next'")
+        assert outbox(conn)[0]["base"] == 11
+
+
+def test_merged_row_that_the_user_deletes_meanwhile_stays_deleted(path: Path) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        conn.execute("UPDATE contact SET name = 'mine'")
+        late = ["DELETE FROM contact"]
+        told: list[Any] = []
+
+        def answer(mutation: dict[str, Any]) -> dict[str, Any]:
+            if late:
+                with closing(Replica(path).connect()) as own, own:
+                    own.execute(late.pop())
+                return {"status": "merged", "rev": 9, "row": wire(A, 9, name="mine", visits=8)}
+            assert (mutation["op"], mutation["base"], contacts(conn)) == ("delete", 7, [])
+            return {"status": "conflict", "conflict": C, "row": wire(A, 9, name="mine", visits=8)}
+
+        entities = database.read_state(conn).entities
+        server = cast(Transport, Server(answer))
+        push_outbox(conn, server, entities, lambda: NOW, lambda _, changes: told.append(changes))
+        assert contacts(conn) == [(A, 9, "mine", 8)]  # others had changed it: the server kept the row
+        assert told[0] == {}
+        assert told[1]["contact"].upserted_ids == (A,)
+
+
+def test_merged_delete_has_no_row_and_changes_nothing_here(path: Path) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        conn.execute("DELETE FROM contact")
+        told: list[Any] = []
+        server = cast(Transport, Server(lambda m: {"status": "merged", "rev": 9, "row": None}))
+        push_outbox(
+            conn, server, database.read_state(conn).entities, lambda: NOW, lambda _, changes: told.append(changes)
+        )
+        assert (contacts(conn), told) == ([], [{}])
+        assert [(o.status, o.state, o.rev) for o in Replica(path).outcomes()] == [("merged", "device", 9)]
+        assert conn.execute("SELECT * FROM _sync_missing").fetchall() == []
+
+
+def test_row_that_is_made_again_while_its_merged_delete_is_answered_stays(path: Path) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        conn.execute("DELETE FROM contact")
+
+        def answer(mutation: dict[str, Any]) -> dict[str, Any]:
+            if mutation["op"] == "delete":
+                with closing(Replica(path).connect()) as own, own:
+                    own.execute("INSERT INTO contact (id, name) VALUES (?, 'again')", (A,))
+                return {"status": "merged", "rev": 9, "row": None}
+            assert contacts(conn) == [(A, None, "again", None)]
+            return {"status": "applied", "rev": 10}
+
+        push(conn, Server(answer))
+        assert contacts(conn) == [(A, 10, "again", None)]
+
+
+def test_edit_that_waits_stays_in_sight_when_the_row_before_it_was_deleted(path: Path) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        conn.execute("UPDATE contact SET name = 'mine'")
+        late = ["UPDATE contact SET name = 'late'"]
+
+        def answer(mutation: dict[str, Any]) -> dict[str, Any]:
+            if late:
+                with closing(Replica(path).connect()) as own, own:
+                    own.execute(late.pop())
+            else:
+                assert contacts(conn) == [(A, 7, "late", 1)]
+            return {"status": "conflict", "conflict": C, "row": None}
+
+        push(conn, Server(answer))
+        assert contacts(conn) == []
+        assert [o.entered for o in Replica(path).conflicts()] == [{"name": "mine"}, {"name": "late"}]
+
+
+@pytest.mark.parametrize("status", ["conflict", "merged"])
+def test_repeated_answer_without_the_row_has_a_pull_tell_what_became_of_it(path: Path, status: str) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        conn.execute("UPDATE contact SET name = 'mine'")
+        push(conn, Server(lambda m: {"status": status, "conflict": C, "row": None, "replayed": True}))
+        assert contacts(conn) == []  # its scope may have been taken away, and be back before the pull
+        assert conn.execute("SELECT * FROM _sync_missing").fetchall() == [("contact", A)]
+
+
+def test_results_of_one_batch_end_with_the_last_state_of_a_row(path: Path) -> None:
+    with closing(enrolled(path)) as conn:
+        put(conn, A)
+        for name in ("one", "two", "three"):
+            conn.execute("UPDATE contact SET name = ?", (name,))
+        now = wire(A, 11, name="three", visits=2)  # the row of every answer is that at the end of the batch
+        answers: list[dict[str, Any]] = [
+            {"status": "merged", "rev": 9, "row": now},
+            {"status": "conflict", "conflict": C, "row": now},
+            {"status": "applied", "rev": 11},
+        ]
+        push(conn, Server(lambda _: answers.pop(0)))
+        assert contacts(conn) == [(A, 11, "three", 2)]
+
+
 def test_resent_mutations_are_the_same_to_the_byte(path: Path) -> None:
     sent: list[bytes] = []
     with closing(enrolled(path)) as conn:

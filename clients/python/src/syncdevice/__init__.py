@@ -13,8 +13,9 @@ from syncdevice.errors import (
     SyncError,
     Unusable,
 )
+from syncdevice.outcomes import Outcome
 from syncdevice.replica import Replica, group
-from syncdevice.reports import Change, Outcome, Progress, Status, SyncReport
+from syncdevice.reports import Change, Progress, Status, SyncReport
 
 __all__ = [
     "Busy",

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from syncdevice import __version__
 from syncdevice.errors import Busy, DeviceRevoked, EnrollmentRefused, NotReachable, SyncError, Unusable
+from syncdevice.outcomes import Outcome
 from syncdevice.replica import Replica
 from syncdevice.reports import Progress, SyncReport
 
@@ -31,6 +32,15 @@ EPILOG = """exit codes: 0 done, 1 the server or the file refuses, 2 wrong usage,
 (edits are kept: sync again later), 4 the device was revoked, 5 the enrolment code was refused,
 6 another process syncs the file"""
 SHELL_ROWS_MAX = 1_000
+STATES = {
+    "open": "waits for a person",
+    "server": "the server's values stay",
+    "device": "your values are taken",
+    "mixed": "taken in part",
+    "replayed": "mended and applied",
+    "discarded": "discarded",
+    "local": "not sent, on this device alone",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,11 +69,34 @@ def parser() -> argparse.ArgumentParser:
     sync.set_defaults(run=_sync)
     status = commands.add_parser("status", help="where the replica stands; works offline")
     status.set_defaults(run=_status)
-    log = commands.add_parser("log", help="what waits in the outbox, and what was not simply applied")
+    log = commands.add_parser(
+        "log",
+        help="what waits in the outbox, and what was not simply applied",
+        description="What waits in the outbox, and every change that was not simply applied with what became of it.",
+    )
     log.set_defaults(run=_log)
-    for command in (sync, status, log):
+    conflicts = commands.add_parser(
+        "conflicts",
+        help="changes that met those of others or were refused, and why; works offline",
+        description="Your changes that met those of others or were refused: what you entered, what the server had,"
+        " and what became of it. `sync` brings what was decided since; `dismiss` takes one off the list.",
+    )
+    conflicts.add_argument("--unresolved", action="store_true", help="only those that wait for a person")
+    conflicts.add_argument("--all", action="store_true", help="also those that were dismissed")
+    conflicts.set_defaults(run=_conflicts)
+    for command in (sync, status, log, conflicts):
         command.add_argument("path", help="the replica's file")
         command.add_argument("--json", action="store_true", help="print JSON")
+
+    dismiss = commands.add_parser(
+        "dismiss",
+        help="take changes off the list of conflicts: you have seen what became of them",
+        description="Take changes off the list of `conflicts`. What is decided about one later shows it again.",
+    )
+    dismiss.add_argument("path", help="the replica's file")
+    dismiss.add_argument("ids", nargs="*", metavar="id", help="of the change, as `conflicts` shows it")
+    dismiss.add_argument("--all", action="store_true", help="all that the list shows")
+    dismiss.set_defaults(run=_dismiss)
 
     shell = commands.add_parser("shell", help="type SQL at the replica; edits are recorded for the next sync")
     shell.add_argument("path", help="the replica's file")
@@ -130,7 +163,7 @@ def _sentence(report: SyncReport) -> str:
     loaded = " (loaded afresh)" if report.reloaded else ""
     return (
         f"pushed {report.pushed:,}{outcomes}; pulled {report.upserted:,} rows, {report.deleted:,} deletes{loaded}"
-        f" in {report.seconds:.1f} s"
+        f"{f'; {report.decided:,} decided since' if report.decided else ''} in {report.seconds:.1f} s"
     )
 
 
@@ -159,21 +192,61 @@ def _log(options: argparse.Namespace) -> None:
         conn.close()
     for mutation in waiting:
         mutation["set"], mutation["add"] = (json.loads(mutation[n]) if mutation[n] else None for n in ("set", "add"))
-    outcomes = [asdict(outcome) for outcome in replica.outcomes()]
+    outcomes = replica.outcomes()
     if options.json:
-        print(json.dumps({"outbox": waiting, "outcomes": outcomes}))
+        print(json.dumps({"outbox": waiting, "outcomes": [_document(outcome) for outcome in outcomes]}))
         return
     for m in waiting:
         values = json.dumps({**(m["set"] or {}), **{n: f"+ {v}" for n, v in (m["add"] or {}).items()}})
         print(f"{m['made_at'][:19]}  waiting   {m['op']:6} {m['entity']} {m['row']}  {values}")
     for o in outcomes:
-        reasons = "; ".join(f"{e.get('field') or 'row'}: {e.get('message') or e.get('code')}" for e in o["errors"])
-        values = json.dumps({**(o["entered"] or {}), **(o["added"] or {})}, ensure_ascii=False)
-        print(
-            f"{o['made_at'][:19]}  {o['status']:9} {o['op']:6} {o['entity']} {o['row']}  {values}  {reasons}".rstrip()
-        )
+        reasons = "; ".join(f"{e['field'] or 'row'}: {e['message'] or e['code']}" for e in o.reasons)
+        values = json.dumps({**(o.entered or {}), **(o.added or {})}, ensure_ascii=False)
+        print(f"{o.made_at[:19]}  {o.status:9} {o.op:6} {o.entity} {o.row}  {values}  {reasons}".rstrip())
+        print(f"{'':19}  -> {STATES.get(o.state, o.state)}{_decision(o)}")
     if not waiting and not outcomes:
         print("nothing waits, and everything pushed was applied")
+
+
+def _conflicts(options: argparse.Namespace) -> None:
+    replica = Replica(options.path)
+    wanted = {"unresolved_only": options.unresolved, "dismissed": options.all}
+    conflicts, rejections = replica.conflicts(**wanted), replica.rejections(**wanted)
+    if options.json:
+        lists = {"conflicts": conflicts, "rejections": rejections}
+        print(json.dumps({name: [_document(outcome) for outcome in found] for name, found in lists.items()}))
+        return
+    for o in sorted([*conflicts, *rejections], key=lambda outcome: outcome.made_at):
+        print(f"{o.made_at[:19]}  {o.id}  {o.entity} {o.row}{'  (dismissed)' if o.dismissed else ''}")
+        print(f"  {o.describe()}")
+        for name, value in {**(o.entered or {}), **(o.added or {})}.items():
+            theirs = "the row was not there" if o.server is None else json.dumps(o.server[name], ensure_ascii=False)
+            sign = "+ " if name in (o.added or {}) else ""
+            print(f"    {name + ':':20} entered {sign}{json.dumps(value, ensure_ascii=False)}, server {theirs}")
+    if not conflicts and not rejections:
+        print("nothing waits for a decision" if options.unresolved else "no conflicts, and nothing was refused")
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome) | {"server": outcome.server, "reasons": outcome.reasons, "text": outcome.describe()}
+
+
+def _decision(outcome: Outcome) -> str:
+    who = f", {outcome.by} {(outcome.decided_at or '')[:19]}" if outcome.by else ""
+    return (who + (f": {outcome.comment}" if outcome.comment else "")).rstrip()
+
+
+def _dismiss(options: argparse.Namespace) -> None:
+    replica = Replica(options.path)
+    ids = list(options.ids)
+    if options.all:
+        ids += [outcome.id for outcome in (*replica.conflicts(), *replica.rejections())]
+    elif not ids:
+        raise Unusable("give the ids of changes as `syncdevice conflicts` shows them, or --all")
+    unknown = [mutation for mutation in ids if not replica.dismiss(mutation)]
+    if unknown:
+        raise SyncError(f"not known as a conflict or a rejection: {', '.join(unknown)}")
+    print(f"dismissed {len(ids):,}")
 
 
 def _shell(options: argparse.Namespace) -> None:

@@ -16,13 +16,44 @@ BUSY_SECONDS = 30.0
 REPLICA_FILES = ("", "-wal", "-shm", "-journal")
 STAGE_FILES = ("-stage", "-stage-journal")
 
+OWN_TABLES = (
+    # Rows that a push found gone, until a pull tells of them.
+    '"_sync_missing" ("entity" TEXT NOT NULL, "row" TEXT NOT NULL, PRIMARY KEY ("entity", "row"))',
+    # What became of each mutation of `_sync_outcome`, step by step: the server's answer, then what was decided later.
+    # `told`: a callback of the application had it.
+    """"_sync_fate" (
+      "seq" INTEGER PRIMARY KEY AUTOINCREMENT,
+      "mutation" TEXT NOT NULL,
+      "state" TEXT NOT NULL,
+      "answer" INTEGER NOT NULL DEFAULT 0,
+      "rev" INTEGER,
+      "by" TEXT NOT NULL DEFAULT '',
+      "comment" TEXT NOT NULL DEFAULT '',
+      "at" TEXT,
+      "received_at" TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')),
+      "told" INTEGER NOT NULL DEFAULT 0,
+      UNIQUE ("mutation", "state", "at")
+    )""",
+    # What the user has seen of it: the last step at the time.
+    """"_sync_dismissed" (
+      "mutation" TEXT PRIMARY KEY NOT NULL,
+      "seq" INTEGER NOT NULL,
+      "at" TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
+    )""",
+    # How far `GET /sync/outcomes` was read, by device: one that was enrolled anew begins anew.
+    '"_sync_cursor" ("device" TEXT PRIMARY KEY NOT NULL, "cursor" TEXT NOT NULL)',
+)
+
 
 @dataclass(frozen=True)
 class Entity:
-    """One synced table: its fields with their types, in the order of the schema."""
+    """One synced table: its fields with their types, in the order of the schema, and the policies that are told of."""
 
     name: str
     kinds: dict[str, str]
+    label: str
+    policy: str
+    policies: dict[str, str]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -155,7 +186,8 @@ else:
 # State ------------------------------------------------------------------------------------------------------------
 
 
-def _has_table(conn: sqlite3.Connection, name: str) -> bool:
+def has_table(conn: sqlite3.Connection, name: str) -> bool:
+    """Whether the file has a table of this name."""
     return conn.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone() is not None
 
 
@@ -174,19 +206,17 @@ def save_enrolment(conn: sqlite3.Connection, url: str, name: str | None, answer:
 
 
 def prepare(conn: sqlite3.Connection) -> None:
-    """Make the SDK's own table, which older replicas lack: rows that a push found gone, until a pull tells of them."""
-    conn.execute(
-        'CREATE TABLE IF NOT EXISTS "_sync_missing"'
-        ' ("entity" TEXT NOT NULL, "row" TEXT NOT NULL, PRIMARY KEY ("entity", "row"))'
-    )
+    """Make the SDK's own tables, which older replicas lack. Takes no lock where they are there."""
+    for table in OWN_TABLES:
+        conn.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
 
 def read_state(conn: sqlite3.Connection) -> State:
     """Raises NotEnrolled where the file is no replica."""
-    fresh = _has_table(conn, "_sync_enrolled")
+    fresh = has_table(conn, "_sync_enrolled")
     names = ["url", "device", "device_token", "device_name", "scopes"]
     values: dict[str, Any] = {}
-    if _has_table(conn, "_sync_state"):
+    if has_table(conn, "_sync_state"):
         names_all = [*names, "token", "token_at", "last_sync_at", "schema", "schema_etag"]
         row = conn.execute(f'SELECT {", ".join(map(quote, names_all))} FROM "_sync_state"').fetchone()
         values = dict(zip(names_all, row, strict=True))
@@ -219,10 +249,18 @@ def set_state(conn: sqlite3.Connection, **values: str | None) -> None:
 
 def _entities(schema: str | None) -> dict[str, Entity]:
     document = json.loads(schema) if schema else {"entities": []}
-    return {
-        e["name"]: Entity(e["name"], {f["name"]: f["type"] for f in e["fields"] if f["name"] != "id"})
-        for e in document["entities"]
-    }
+    return {e["name"]: _entity(e) for e in document["entities"]}
+
+
+def _entity(described: dict[str, Any]) -> Entity:
+    fields = [f for f in described["fields"] if f["name"] != "id"]
+    return Entity(
+        described["name"],
+        {f["name"]: f["type"] for f in fields},
+        described.get("label") or described["name"],
+        described.get("conflict") or "",
+        {f["name"]: f["conflict"] for f in fields if f.get("conflict")},
+    )
 
 
 # Tables -----------------------------------------------------------------------------------------------------------
@@ -257,7 +295,7 @@ def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
             conn.execute(f"DROP TABLE IF EXISTS {quote(name)}")
         for statement in statements(ddl):
             conn.execute(statement)
-        if _has_table(conn, "_sync_enrolled"):
+        if has_table(conn, "_sync_enrolled"):
             grown = True
             conn.execute(
                 'UPDATE "_sync_state" SET ("url", "device", "device_token", "device_name", "scopes") ='

@@ -9,7 +9,9 @@ from typing import Any
 
 from syncdevice.database import Entity, applying, immediate, quote, set_state
 from syncdevice.errors import BatchTooLarge, ProtocolError
+from syncdevice.fates import answered
 from syncdevice.outbox import BATCH_MUTATIONS_MAX, COLUMNS, Mutation, Row, envelope, first_batch, lay_over, to_column
+from syncdevice.outcomes import LOCAL
 from syncdevice.reports import Change
 from syncdevice.tables import get_row, put_row, waiting_mutations
 from syncdevice.transport import Transport
@@ -88,12 +90,12 @@ def _set_aside(conn: sqlite3.Connection, first: Mutation) -> int:
     error = {"field": None, "code": "batch_too_large", "message": "more than the server takes in one batch"}
     with immediate(conn):
         for mutation in whole:
-            _take_out(conn, mutation, {"status": "rejected", "errors": [error]})
+            _take_out(conn, mutation, {"status": "rejected", "state": LOCAL, "errors": [error]}, None)
         set_state(conn, token=None)  # only a fresh load knows what the server has for these rows
     return len(whole)
 
 
-def _take_out(conn: sqlite3.Connection, mutation: Mutation, result: Result) -> None:
+def _take_out(conn: sqlite3.Connection, mutation: Mutation, result: Result, entity: Entity | None) -> None:
     """From the outbox to the outcomes, in the current transaction."""
     m, server = mutation, result.get("row")
     conn.execute('DELETE FROM "_sync_outbox" WHERE "seq" = ?', (m.seq,))
@@ -106,6 +108,7 @@ def _take_out(conn: sqlite3.Connection, mutation: Mutation, result: Result) -> N
             None if server is None else json.dumps(server, ensure_ascii=False),
         ),
     )
+    answered(conn, entity, m.id, m.op, json.loads(m.set or "{}"), result)
 
 
 def record(
@@ -118,7 +121,7 @@ def record(
         conn.execute('DELETE FROM "_sync_replaced"')
         for place, (mutation, result) in enumerate(zip(mutations, results, strict=True)):
             if result["status"] != "applied":
-                _take_out(conn, mutation, result)
+                _take_out(conn, mutation, result, entities.get(mutation.entity))
                 corrections[mutation.entity, mutation.row] = place
         conn.executemany('DELETE FROM "_sync_outbox" WHERE "seq" = ?', ((m.seq,) for m in mutations))
         for (name, row), place in corrections.items():
@@ -139,7 +142,7 @@ def record(
 
 
 def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, result: Result) -> bool | None:
-    """Lay the server's row under the edits that wait. True: the row is there, False: deleted, None: left alone."""
+    """Lay the server's row under the edits that wait. True: the row is there, False: deleted, None: as it was."""
     waiting = waiting_mutations(conn, entity.name, mutation.row).get(mutation.row, [])
     present = get_row(conn, entity, mutation.row)
     known_rev = (present or {}).get("_rev") or 0
@@ -148,11 +151,13 @@ def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, resul
         # A replayed answer may be older than what was pulled since, and edits that still wait stay in sight.
         if waiting or (result.get("replayed") and known_rev > (mutation.base or 0)):
             return None
-        if result["status"] == "rejected" and (known_rev or mutation.base or not _was_refused(conn, mutation)):
-            # Gone with a scope, perhaps, which may be back before the next pull as if it had never been away.
+        # Gone with a scope, perhaps, which may be back before the next pull as if it had never been away. (A conflict
+        # or a merge without a row met a delete, which a pull tells; a repeated answer shows what is there now.)
+        taken = known_rev or mutation.base or not _was_refused(conn, mutation)
+        if taken if result["status"] == "rejected" else result.get("replayed"):
             conn.execute('INSERT OR IGNORE INTO "_sync_missing" VALUES (?, ?)', (entity.name, mutation.row))
         put_row(conn, entity, mutation.row, None)
-        return False
+        return None if present is None else False
     rev = server.get("_rev", result.get("rev"))
     if rev is not None and known_rev > rev:
         return None
@@ -160,7 +165,7 @@ def _correct(conn: sqlite3.Connection, entity: Entity, mutation: Mutation, resul
     under |= {name: to_column(kind, server.get(name)) for name, kind in entity.kinds.items()}
     seen = lay_over(under, waiting, entity.kinds)
     put_row(conn, entity, mutation.row, seen)
-    return seen is not None
+    return None if present is None and seen is None else seen is not None
 
 
 def _was_refused(conn: sqlite3.Connection, mutation: Mutation) -> bool:

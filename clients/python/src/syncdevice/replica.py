@@ -11,16 +11,19 @@ from datetime import UTC, datetime
 
 import httpx
 
-from syncdevice import database
+from syncdevice import database, fates
 from syncdevice.database import State
 from syncdevice.errors import DeviceRevoked, NotEnrolled, ProtocolError, SchemaMoved, SyncError, TokenExpired
+from syncdevice.fates import OUTCOME_DAYS, OnOutcome
+from syncdevice.outcomes import Outcome
 from syncdevice.pull import pull_changes
 from syncdevice.push import pending, push_outbox
-from syncdevice.reports import Change, Outcome, Progress, Status, SyncReport, age
+from syncdevice.reports import Change, Progress, Status, SyncReport, age
 from syncdevice.transport import RETRY_TOTAL_SECONDS, Transport, http_date
 
 OnProgress = Callable[[Progress], None]
 OnChange = Callable[[dict[str, Change]], None]
+Callbacks = tuple[OnOutcome | None, OnOutcome | None, OnOutcome | None]
 
 APP_BUSY_SECONDS = 10.0
 FRESH_STARTS_MAX = 3
@@ -61,7 +64,12 @@ class Replica:
     """A device's SQLite file. The application reads and writes its tables with plain SQL, also during a sync.
 
     Holds no connection: every call opens its own, so one object may be used from many threads.
+    `on_conflict`, `on_rejection` and `on_outcome` are what `sync()` calls where it is given no others.
     """
+
+    on_conflict: OnOutcome | None = None
+    on_rejection: OnOutcome | None = None
+    on_outcome: OnOutcome | None = None
 
     def __init__(
         self,
@@ -69,13 +77,15 @@ class Replica:
         *,
         http: httpx.BaseTransport | None = None,
         retry_seconds: float = RETRY_TOTAL_SECONDS,
+        outcome_days: float | None = OUTCOME_DAYS,
     ) -> None:
         """Raises NotEnrolled where `path` is no replica. `retry_seconds`: how long one request is tried again.
 
-        `http` replaces the network (a proxy, a client certificate, a test).
+        `http` replaces the network (a proxy, a client certificate, a test). `outcome_days`: how long outcomes are kept
+        once they are decided; None: until the application deletes them.
         """
         self.path = os.fspath(path)
-        self._http, self._retry_seconds = http, retry_seconds
+        self._http, self._retry_seconds, self.outcome_days = http, retry_seconds, outcome_days
         if not os.path.exists(self.path):
             raise NotEnrolled(f"{self.path} is not there: enroll the device first")
         try:
@@ -134,10 +144,17 @@ class Replica:
         *,
         wait: int = 0,
         lock_wait: float = 0.0,
+        on_conflict: OnOutcome | None = None,
+        on_rejection: OnOutcome | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> SyncReport:
         """Push until the outbox is empty, then pull to the end. What is pulled appears all at once.
 
         `progress` and `on_change` are called in this thread, `on_change` after the commit of what it tells.
+        `on_conflict` and `on_rejection` get each change that was answered so, `on_outcome` each later decision about
+        one: in this thread, last of all, after the commit of what they tell, also where the network fails half-way.
+        Each event is told once; again only where the callback raised, or the process was killed while it ran. An event
+        for which there is no callback waits for one. They may use the replica, except for a sync.
         `wait`: with nothing to pull, stay up to so many seconds (60 at most) for something. `lock_wait`: seconds to
         wait for another sync. Safe to kill at any moment. Raises Busy, NotReachable, DeviceRevoked, Refused,
         ProtocolError, and sqlite3.Error when the disk is full; edits are kept.
@@ -159,7 +176,12 @@ class Replica:
                     transport = Transport(
                         state.url, state.device_token, http=self._http, retry_seconds=self._retry_seconds
                     )
-                    with closing(transport):
+                    callbacks = (
+                        on_conflict or self.on_conflict,
+                        on_rejection or self.on_rejection,
+                        on_outcome or self.on_outcome,
+                    )
+                    with closing(transport), self._telling(conn, callbacks):
                         self._sync(conn, transport, report, tell, changed, wait)
             except DeviceRevoked as error:
                 if error.wiped:
@@ -178,7 +200,7 @@ class Replica:
         wait: int,
     ) -> None:
         problem: SyncError | None = None
-        database.prepare(conn)
+        fates.take_up(conn)
         for start in range(FRESH_STARTS_MAX):
             # On a fresh start the schema is asked for whatever our ETag says: a page may have told that it moved.
             state = database.read_state(conn)
@@ -189,12 +211,33 @@ class Replica:
             report.reloaded |= state.token is None
             try:
                 changed(pull_changes(conn, self.path, transport, state, _now, tell, wait))
-                if database.read_state(conn).token is not None:
-                    return
-                problem = ProtocolError("a row that a push found gone was not told")
+                state = database.read_state(conn)
+                if state.token is None:
+                    problem = ProtocolError("a row that a push found gone was not told")
+                    continue
+                decided = fates.ask_outcomes(conn, transport, state.device)
+                report.decided += decided
+                if decided:  # perhaps after what was pulled: an application that is told of it shall find the rows
+                    changed(pull_changes(conn, self.path, transport, state, _now, tell))
+                return
             except (TokenExpired, SchemaMoved) as error:
                 problem = error
         raise ProtocolError(f"every fresh start failed ({problem}): tell the server's administrator") from problem
+
+    @contextmanager
+    def _telling(self, conn: sqlite3.Connection, callbacks: Callbacks) -> Iterator[None]:
+        """Tell the application what became of its changes when a sync ends, well or not; then forget what is old."""
+        try:
+            yield
+        except DeviceRevoked:
+            raise
+        except SyncError:
+            if database.has_table(conn, "_sync_outcome"):
+                fates.tell(conn, *callbacks)
+            raise
+        fates.tell(conn, *callbacks)
+        if self.outcome_days is not None:
+            fates.prune(conn, datetime.now(UTC), self.outcome_days)
 
     def _push(
         self,
@@ -244,26 +287,35 @@ class Replica:
         )
 
     def outcomes(self, status: str | None = None) -> list[Outcome]:
-        """What was not simply applied, oldest first: all, or those with one status (merged, conflict, rejected).
+        """What was not simply applied, oldest first: all, or those with one status (merged, conflict, rejected)."""
+        return self._outcomes('(:status IS NULL OR o."status" = :status)', status=status)
 
-        They stay until the application deletes them: `DELETE FROM _sync_outcome WHERE id = …`.
+    def conflicts(self, *, unresolved_only: bool = False, dismissed: bool = False) -> list[Outcome]:
+        """The changes that met those of others, oldest first. Works offline.
+
+        `unresolved_only`: those that wait for a person. `dismissed`: also those that the user has seen.
         """
-        query = (
-            'SELECT "id", "entity", "row", "op", "status", "set", "add", "errors", "conflict", "server_row", "made_at",'
-            ' "received_at" FROM "_sync_outcome" WHERE ?1 IS NULL OR "status" = ?1 ORDER BY "seq"'
+        met = (
+            '(o."status" = \'conflict\' OR (o."status" = \'merged\' AND (o."conflict" IS NOT NULL OR NOT f."answer")))'
         )
+        return self._shown(met, unresolved_only, dismissed)
+
+    def rejections(self, *, unresolved_only: bool = False, dismissed: bool = False) -> list[Outcome]:
+        """The changes that were refused, with the reasons, oldest first. Takes the same as `conflicts()`."""
+        return self._shown("o.\"status\" = 'rejected'", unresolved_only, dismissed)
+
+    def dismiss(self, mutation_id: str) -> bool:
+        """Mark as seen what has become of a change; a later decision about it is shown again. False: not known."""
         with closing(database.connect(self.path)) as conn:
-            rows = conn.execute(query, (status,)).fetchall()
-        outcomes = []
-        for name, entity, row, op, kind, entered, added, errors, conflict, server, made, received in rows:
-            loaded = [json.loads(text) if text else None for text in (entered, added, errors, server)]
-            outcomes.append(
-                Outcome(
-                    *(name, entity, row, op, kind, loaded[0], loaded[1], loaded[2] or []),
-                    *(conflict, loaded[3], made, received),
-                )
-            )
-        return outcomes
+            return fates.take_up(conn) and fates.dismiss(conn, mutation_id)
+
+    def _shown(self, which: str, unresolved_only: bool, dismissed: bool) -> list[Outcome]:
+        found = self._outcomes(f"{which} AND f.\"state\" = 'open'" if unresolved_only else which)
+        return [outcome for outcome in found if dismissed or not outcome.dismissed]
+
+    def _outcomes(self, which: str, **values: str | None) -> list[Outcome]:
+        with closing(database.connect(self.path)) as conn:
+            return fates.read_outcomes(conn, which, values) if fates.take_up(conn) else []
 
 
 def _refresh_schema(conn: sqlite3.Connection, transport: Transport, etag: str | None) -> bool:

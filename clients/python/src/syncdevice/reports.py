@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -26,33 +26,19 @@ class Change:
 
 @dataclass
 class SyncReport:
-    """The result of one `sync()`. `outcomes` counts the statuses other than `applied`; see `Replica.outcomes()`."""
+    """The result of one `sync()`. `outcomes` counts the statuses other than `applied`; see `Replica.outcomes()`.
+
+    `decided`: how many decisions about earlier changes the server told.
+    """
 
     pushed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    decided: int = 0
     upserted: int = 0
     deleted: int = 0
     reloaded: bool = False
     schema_changed: bool = False
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a mutation that was not simply applied. `entered` and `added` are what the user had written."""
-
-    id: str
-    entity: str
-    row: str
-    op: str
-    status: str
-    entered: dict[str, Any] | None
-    added: dict[str, Any] | None
-    errors: list[dict[str, Any]]
-    conflict: str | None
-    server_row: dict[str, Any] | None
-    made_at: str
-    received_at: str
 
 
 @dataclass(frozen=True)

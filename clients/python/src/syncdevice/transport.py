@@ -35,6 +35,7 @@ RETRY_MOST_SECONDS = 20.0
 RETRY_TOTAL_SECONDS = 60.0
 RETRY_ENROLMENT_SECONDS = 15.0  # at most, since a person waits for it
 PULL_ROWS = 10_000
+OUTCOMES_ROWS = 500
 GZIP_FROM_BYTES = 4_096
 TIMEOUT = httpx.Timeout(connect=10.0, read=90.0, write=60.0, pool=10.0)
 
@@ -48,6 +49,15 @@ class Page:
 
     body: bytes
     token: str
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """One page of what was decided about this device's earlier changes, oldest first."""
+
+    outcomes: list[dict[str, Any]]
+    cursor: str
     has_more: bool
 
 
@@ -155,6 +165,20 @@ class Transport:
             params["wait"] = wait
         return read_page(self._send("GET", "/sync/pull", params=params).content)
 
+    def outcomes(self, since: str | None) -> Told | None:
+        """What was decided since the cursor `since`; None where the server is too old to tell."""
+        params: dict[str, str | int] = {"limit": OUTCOMES_ROWS}
+        if since is not None:
+            params["since"] = since
+        response = self._send("GET", "/sync/outcomes", params=params, absent_ok=True)
+        if response.status_code == 404:
+            return None
+        document = self._json(response)
+        told, cursor = document.get("outcomes"), document.get("cursor")
+        if not isinstance(told, list) or not isinstance(cursor, str):
+            raise ProtocolError("the outcomes are not of protocol version 1: upgrade the application")
+        return Told(told, cursor, document.get("has_more") is True)
+
     def _send(
         self,
         method: str,
@@ -164,6 +188,7 @@ class Transport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         once: bool = False,
+        absent_ok: bool = False,
     ) -> httpx.Response:
         sent = {"Sync-Client": f"syncdevice/{__version__}{self.client_note}", **(headers or {})}
         if body is not None:
@@ -183,7 +208,7 @@ class Transport:
                 if once:
                     raise NotReachable(f"{problem}; if the code is refused now, ask for a new one") from error
             else:
-                if response.is_success or response.status_code == 304:
+                if response.is_success or response.status_code == 304 or (absent_ok and response.status_code == 404):
                     return response
                 if response.status_code not in RETRIED_STATUSES:
                     raise refusal(response)
