@@ -23,11 +23,12 @@ ERROR = {"field": "name", "code": "invalid_value", "message": "Too long."}
 def answer(mutation: dict[str, Any]) -> dict[str, Any]:
     """Row A meets a conflict, row B is refused, row C is merged, any other is applied."""
     theirs = wire(mutation["row"], 8, name="theirs")
-    return {
+    answers: dict[str, dict[str, Any]] = {
         A: {"status": "conflict", "conflict": C, "state": "open", "row": theirs},
         B: {"status": "rejected", "errors": [ERROR], "row": None},
         C: {"status": "merged", "rev": 8, "row": wire(C, 8, name="mine", visits=5)},
-    }.get(mutation["row"], {"status": "applied", "rev": 1})
+    }
+    return answers.get(mutation["row"], {"status": "applied", "rev": 1})
 
 
 def edited(replica: Replica, *rows: str) -> dict[str, str]:
@@ -255,10 +256,10 @@ def test_callback_may_dismiss_what_it_is_told(server: FakeServer, replica: Repli
 
     def seen(outcome: Outcome) -> None:
         told.append(outcome.state)
-        assert replica.dismiss(outcome.id)
+        assert replica.dismiss(outcome.id)  # and with it the decision, which was there already
 
     replica.sync(on_conflict=seen, on_outcome=seen)
-    assert told == ["open"]  # with it the decision, which was there already
+    assert told == ["open"]
     assert replica.conflicts() == []
 
 
@@ -312,6 +313,19 @@ def test_lists_show_what_the_user_has_not_seen(server: FakeServer, replica: Repl
     replica.sync()
     assert [(o.id, o.state) for o in replica.conflicts()] == [(a, "device"), (c, "mixed")]
     assert replica.conflicts(unresolved_only=True) == []
+
+
+def test_dismissing_what_was_seen_hides_no_decision_that_came_meanwhile(server: FakeServer, replica: Replica) -> None:
+    mutation = edited(replica, A)[A]
+    replica.sync()
+    (seen,) = replica.conflicts()
+    server.fates = [fate(mutation, "device")]
+    replica.sync()
+    assert replica.dismiss(seen)
+    assert [outcome.state for outcome in replica.conflicts()] == ["device"]
+    told: list[Outcome] = []
+    replica.sync(on_conflict=told.append, on_outcome=told.append)
+    assert [outcome.state for outcome in told] == ["device"]
 
 
 def test_lists_of_a_replica_that_has_no_tables_yet_are_empty(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ EXIT_CODES: list[tuple[type[SyncError], int]] = [
 EPILOG = """exit codes: 0 done, 1 the server or the file refuses, 2 wrong usage, 3 the server cannot be reached
 (edits are kept: sync again later), 4 the device was revoked, 5 the enrolment code was refused,
 6 another process syncs the file"""
+DESCRIPTIONS = {
+    "log": "What waits in the outbox, and every change that was not simply applied with what became of it.",
+    "conflicts": "Your changes that met those of others or were refused: what you entered, what the server had, and"
+    " what became of it. `sync` brings what was decided since; `dismiss` takes one off the list.",
+    "dismiss": "Take changes off the list of `conflicts`. What is decided about one later shows it again.",
+}
 SHELL_ROWS_MAX = 1_000
 STATES = {
     "open": "waits for a person",
@@ -72,14 +78,13 @@ def parser() -> argparse.ArgumentParser:
     log = commands.add_parser(
         "log",
         help="what waits in the outbox, and what was not simply applied",
-        description="What waits in the outbox, and every change that was not simply applied with what became of it.",
+        description=DESCRIPTIONS["log"],
     )
     log.set_defaults(run=_log)
     conflicts = commands.add_parser(
         "conflicts",
         help="changes that met those of others or were refused, and why; works offline",
-        description="Your changes that met those of others or were refused: what you entered, what the server had,"
-        " and what became of it. `sync` brings what was decided since; `dismiss` takes one off the list.",
+        description=DESCRIPTIONS["conflicts"],
     )
     conflicts.add_argument("--unresolved", action="store_true", help="only those that wait for a person")
     conflicts.add_argument("--all", action="store_true", help="also those that were dismissed")
@@ -91,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     dismiss = commands.add_parser(
         "dismiss",
         help="take changes off the list of conflicts: you have seen what became of them",
-        description="Take changes off the list of `conflicts`. What is decided about one later shows it again.",
+        description=DESCRIPTIONS["dismiss"],
     )
     dismiss.add_argument("path", help="the replica's file")
     dismiss.add_argument("ids", nargs="*", metavar="id", help="of the change, as `conflicts` shows it")
@@ -220,9 +225,11 @@ def _conflicts(options: argparse.Namespace) -> None:
         print(f"{o.made_at[:19]}  {o.id}  {o.entity} {o.row}{'  (dismissed)' if o.dismissed else ''}")
         print(f"  {o.describe()}")
         for name, value in {**(o.entered or {}), **(o.added or {})}.items():
-            theirs = "the row was not there" if o.server is None else json.dumps(o.server[name], ensure_ascii=False)
+            theirs = ": the row was not there"
+            if o.server is not None:
+                theirs = f" {json.dumps(o.server[name], ensure_ascii=False)}"
             sign = "+ " if name in (o.added or {}) else ""
-            print(f"    {name + ':':20} entered {sign}{json.dumps(value, ensure_ascii=False)}, server {theirs}")
+            print(f"    {name + ':':20} entered {sign}{json.dumps(value, ensure_ascii=False)}, server{theirs}")
     if not conflicts and not rejections:
         print("nothing waits for a decision" if options.unresolved else "no conflicts, and nothing was refused")
 
@@ -238,15 +245,14 @@ def _decision(outcome: Outcome) -> str:
 
 def _dismiss(options: argparse.Namespace) -> None:
     replica = Replica(options.path)
-    ids = list(options.ids)
-    if options.all:
-        ids += [outcome.id for outcome in (*replica.conflicts(), *replica.rejections())]
-    elif not ids:
+    shown = [*replica.conflicts(), *replica.rejections()] if options.all else []
+    if not options.ids and not options.all:
         raise Unusable("give the ids of changes as `syncdevice conflicts` shows them, or --all")
-    unknown = [mutation for mutation in ids if not replica.dismiss(mutation)]
+    count = sum(map(replica.dismiss, shown))
+    unknown = [mutation for mutation in options.ids if not replica.dismiss(mutation)]
+    print(f"dismissed {count + len(options.ids) - len(unknown):,}")
     if unknown:
         raise SyncError(f"not known as a conflict or a rejection: {', '.join(unknown)}")
-    print(f"dismissed {len(ids):,}")
 
 
 def _shell(options: argparse.Namespace) -> None:

@@ -144,7 +144,7 @@ def read_outcomes(
     query = (
         'SELECT o."id", o."entity", o."row", o."op", o."status", o."set" AS "entered", o."add" AS "added", o."errors",'
         ' o."conflict", o."server_row", o."made_at", o."received_at", o."group", f."state", f."rev", f."by",'
-        ' f."comment", f."at" AS "decided_at", EXISTS ('
+        ' f."comment", f."at" AS "decided_at", f."seq" AS "step", EXISTS ('
         '   SELECT 1 FROM "_sync_dismissed" AS d WHERE d."mutation" = o."id" AND d."seq" >= f."seq") AS "dismissed"'
         f' FROM {_JOINED} WHERE {which} ORDER BY o."seq"'
     )
@@ -159,17 +159,22 @@ def read_outcomes(
     return outcomes
 
 
-def dismiss(conn: sqlite3.Connection, mutation: str) -> bool:
-    """Mark as seen what is known of a mutation. False where nothing is."""
+def dismiss(conn: sqlite3.Connection, mutation: str, step: int | None) -> bool:
+    """Mark as seen what is known of a mutation, up to a step. False where nothing is."""
     with immediate(conn):
         (last,) = conn.execute(
-            'SELECT max("seq") FROM "_sync_fate" WHERE "mutation" = (SELECT "id" FROM "_sync_outcome" WHERE "id" = ?)',
-            (mutation,),
+            'SELECT max("seq") FROM "_sync_fate" WHERE "mutation" ='
+            ' (SELECT "id" FROM "_sync_outcome" WHERE "id" = ?1) AND (?2 IS NULL OR "seq" <= ?2)',
+            (mutation, step),
         ).fetchone()
         if last is None:
             return False
-        conn.execute('INSERT OR REPLACE INTO "_sync_dismissed" ("mutation", "seq") VALUES (?, ?)', (mutation, last))
-        conn.execute('UPDATE "_sync_fate" SET "told" = 1 WHERE "mutation" = ?', (mutation,))
+        conn.execute(
+            'INSERT INTO "_sync_dismissed" ("mutation", "seq") VALUES (?, ?) ON CONFLICT ("mutation")'
+            ' DO UPDATE SET "seq" = excluded."seq", "at" = excluded."at" WHERE excluded."seq" > "seq"',
+            (mutation, last),
+        )
+        conn.execute('UPDATE "_sync_fate" SET "told" = 1 WHERE "mutation" = ? AND "seq" <= ?', (mutation, last))
     return True
 
 

@@ -27,7 +27,7 @@ class Outcome:
     - `local`: it was too large to be sent, and is on this device alone
 
     `by`, `comment` and `decided_at` say who decided that; they are empty where nobody did: the policy decided, or it
-    waits. `dismissed`: the user has seen this state.
+    waits. `dismissed`: the user has seen this state. `step`: its place among all states of all outcomes.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Outcome:
     comment: str = ""
     decided_at: str | None = None
     dismissed: bool = False
+    step: int = 0
     label: str = ""
 
     @property

@@ -304,10 +304,14 @@ class Replica:
         """The changes that were refused, with the reasons, oldest first. Takes the same as `conflicts()`."""
         return self._shown("o.\"status\" = 'rejected'", unresolved_only, dismissed)
 
-    def dismiss(self, mutation_id: str) -> bool:
-        """Mark as seen what has become of a change; a later decision about it is shown again. False: not known."""
+    def dismiss(self, seen: Outcome | str) -> bool:
+        """Mark as seen what has become of a change; a later decision about it is shown again. False: not known.
+
+        `seen`: what the user saw, or a mutation's id and thereby all that is known of it at the moment.
+        """
+        mutation, step = (seen.id, seen.step) if isinstance(seen, Outcome) else (seen, None)
         with closing(database.connect(self.path)) as conn:
-            return fates.take_up(conn) and fates.dismiss(conn, mutation_id)
+            return fates.take_up(conn) and fates.dismiss(conn, mutation, step)
 
     def _shown(self, which: str, unresolved_only: bool, dismissed: bool) -> list[Outcome]:
         found = self._outcomes(f"{which} AND f.\"state\" = 'open'" if unresolved_only else which)
