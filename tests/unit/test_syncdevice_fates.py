@@ -296,6 +296,15 @@ def test_sync_that_is_killed_at_any_statement_tells_everything_and_keeps_each_fa
     assert statement > 30
 
 
+def test_merge_of_which_the_user_did_not_get_all_is_told_as_a_conflict(server: FakeServer, replica: Replica) -> None:
+    edited(replica, A)
+    server.answer = lambda m: {"status": "merged", "rev": 8, "row": wire(A, 8, name="mine and theirs")}
+    told: list[Outcome] = []
+    replica.sync(on_conflict=told.append)
+    assert [outcome.server for outcome in told] == [{"name": "mine and theirs"}]
+    assert [outcome.state for outcome in replica.conflicts()] == ["mixed"]
+
+
 # Seeing and forgetting --------------------------------------------------------------------------------------------
 
 

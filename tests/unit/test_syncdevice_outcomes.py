@@ -100,6 +100,15 @@ EMAIL: dict[str, Any] = {
             "Your change of the contact (visits: + 2) was taken, together with what others changed.",
         ),
         (
+            outcome(status="merged", state="mixed", conflict=None),
+            "Your change of the contact (note: “mine”) was merged with what others changed.",
+        ),
+        (
+            outcome(status="merged", state="mixed", conflict=None, **ANNA),
+            "Your change of the contact (note: “mine”) was taken in part: others changed note meanwhile"
+            " (anna, 2026-11-21).",
+        ),
+        (
             outcome(state="server", server_row=None),
             "Your change of the contact (note: “mine”) was not taken: the row is no longer there,"
             " and the server's values stay.",

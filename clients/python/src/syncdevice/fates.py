@@ -8,12 +8,18 @@ from typing import Any
 
 from syncdevice.database import Entity, has_table, immediate, prepare, read_state
 from syncdevice.errors import ProtocolError, Refused
-from syncdevice.outcomes import LOCAL, OPEN, Outcome, first_state
+from syncdevice.outcomes import DEVICE, LOCAL, OPEN, Outcome, first_state
 from syncdevice.transport import Transport, http_date
 
 OUTCOME_DAYS = 90.0
 OnOutcome = Callable[[Outcome], object]
 
+IS_REJECTION = "o.\"status\" = 'rejected'"
+# A merge counts where the user did not get all of it, or where somebody decided about it.
+IS_CONFLICT = (
+    "(o.\"status\" = 'conflict' OR (o.\"status\" = 'merged' AND"
+    ' (o."conflict" IS NOT NULL OR NOT f."answer" OR f."state" <> \'device\')))'
+)
 _LATEST = 'f."seq" = (SELECT max("seq") FROM "_sync_fate" WHERE "mutation" = o."id" AND "seq" <= :upto)'
 _JOINED = f'"_sync_outcome" AS o JOIN "_sync_fate" AS f ON {_LATEST}'
 _JSON = ("entered", "added", "errors", "server_row")
@@ -33,12 +39,11 @@ def answered(
 ) -> None:
     """Note what the answer to a push means, in the current transaction. `told`: there is nobody to tell."""
     policy, policies = (entity.policy, entity.policies) if entity else ("", {})
+    state = first_state(op, result, entered, policy, policies)
+    plain = result["status"] == "merged" and state == DEVICE  # the user got all of it: no news
     conn.execute(
         'INSERT INTO "_sync_fate" ("mutation", "state", "answer", "rev", "told") VALUES (?, ?, 1, ?, ?)',
-        (
-            *(mutation, first_state(op, result, entered, policy, policies)),
-            *(result.get("rev"), told or result["status"] == "merged"),
-        ),
+        (mutation, state, result.get("rev"), told or plain),
     )
 
 
@@ -188,7 +193,7 @@ def tell(
     on_outcome: OnOutcome | None,
 ) -> None:
     """Call back for each step that nobody was told of, in order. What a callback raised for is told again."""
-    callbacks = {("conflict", 1): on_conflict, ("rejected", 1): on_rejection}
+    callbacks = {("conflict", 1): on_conflict, ("merged", 1): on_conflict, ("rejected", 1): on_rejection}
     if not (on_conflict or on_rejection or on_outcome):
         return
     steps = conn.execute(

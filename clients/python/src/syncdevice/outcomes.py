@@ -65,7 +65,7 @@ class Outcome:
         """Why it was not simply applied: field (None: the whole row), code and message of each reason."""
         if self.errors:
             return [{name: error.get(name) for name in ("field", "code", "message")} for error in self.errors]
-        return _reasons(self) if self.status == "conflict" else []
+        return [] if self.status == "rejected" else _reasons(self)
 
     def describe(self) -> str:
         """One or two English sentences for the user."""
@@ -109,6 +109,9 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _reasons(outcome: Outcome) -> list[dict[str, Any]]:
+    if outcome.status == "merged":
+        lost = [] if outcome.server_row is None else _lost(outcome.entered or {}, outcome.server_row)
+        return [{"field": name, "code": "merged", "message": "Others changed it too."} for name in lost]
     if outcome.server_row is None:
         return [{"field": None, "code": "deleted", "message": "The row is no longer there."}]
     if outcome.op == "create":
@@ -137,8 +140,10 @@ def describe(outcome: Outcome) -> str:
             text = f"{subject} was taken, together with what others changed"
         case "device":
             text = f"{subject} was taken"
+        case "mixed" if outcome.status == "merged" and not outcome.by:
+            text = f"{subject} was merged with what others changed"
         case "mixed":
-            text = f"{subject} was taken in part" + (f": {why}" if why else "")
+            text = f"{subject} was taken in part: {why}"
         case "replayed":
             text = f"{subject} was refused at first ({why}), and applied later"
         case "discarded":
@@ -164,9 +169,9 @@ def _subject(outcome: Outcome) -> str:
 
 
 def _why(outcome: Outcome) -> str:
-    reasons = outcome.reasons
+    reasons = outcome.reasons or [{"field": None, "code": "changed", "message": "others changed the row meanwhile"}]
     fields = [_words(str(r["field"])) for r in reasons if r["field"]]
-    if fields and all(r["code"] == "changed" for r in reasons):
+    if fields and all(r["code"] in {"changed", "merged"} for r in reasons):
         return f"others changed {_list(fields)} meanwhile"
     return "; ".join(map(_reason, reasons))
 

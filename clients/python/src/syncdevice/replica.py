@@ -291,18 +291,15 @@ class Replica:
         return self._outcomes('(:status IS NULL OR o."status" = :status)', status=status)
 
     def conflicts(self, *, unresolved_only: bool = False, dismissed: bool = False) -> list[Outcome]:
-        """The changes that met those of others, oldest first. Works offline.
+        """The changes that met those of others, oldest first; not those of which the user got all. Works offline.
 
         `unresolved_only`: those that wait for a person. `dismissed`: also those that the user has seen.
         """
-        met = (
-            '(o."status" = \'conflict\' OR (o."status" = \'merged\' AND (o."conflict" IS NOT NULL OR NOT f."answer")))'
-        )
-        return self._shown(met, unresolved_only, dismissed)
+        return self._shown(fates.IS_CONFLICT, unresolved_only, dismissed)
 
     def rejections(self, *, unresolved_only: bool = False, dismissed: bool = False) -> list[Outcome]:
         """The changes that were refused, with the reasons, oldest first. Takes the same as `conflicts()`."""
-        return self._shown("o.\"status\" = 'rejected'", unresolved_only, dismissed)
+        return self._shown(fates.IS_REJECTION, unresolved_only, dismissed)
 
     def dismiss(self, seen: Outcome | str) -> bool:
         """Mark as seen what has become of a change; a later decision about it is shown again. False: not known.

@@ -1,0 +1,65 @@
+"""What the user of the Python SDK is told of changes that met those of others, against the real server."""
+
+import re
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from syncdevice import Outcome, Replica
+
+from syncserver.environment import BASE_DIR
+from tests.acceptance.acceptance_support import Server
+
+SECONDS_MAX = 60
+
+
+@pytest.fixture
+def replicas(server: Server, tmp_path: Path) -> list[Replica]:
+    codes = server.codes([["global"], ["global"]])
+    return [
+        Replica.enroll(server.url, code, tmp_path / f"{name}.db", name=name)
+        for name, code in zip(("phone", "tablet"), codes, strict=True)
+    ]
+
+
+def do(replica: Replica, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    with closing(replica.connect()) as conn, conn:
+        return conn.execute(sql, parameters).fetchall()
+
+
+def make_conflict(phone: Replica, tablet: Replica) -> str:
+    """Both edit the title of a new contact, and the tablet comes first; the contact."""
+    row = str(do(phone, "INSERT INTO contact (first_name) VALUES ('Ana') RETURNING id")[0][0])
+    phone.sync()
+    tablet.sync()
+    for replica, title in ((phone, "mine"), (tablet, "theirs")):
+        do(replica, "UPDATE contact SET title = ? WHERE id = ?", title, row)
+    tablet.sync()
+    return row
+
+
+def test_example_of_the_readme_shows_a_conflict_and_a_rejection(replicas: list[Replica]) -> None:
+    phone, tablet = replicas
+    make_conflict(phone, tablet)
+    do(phone, "INSERT INTO contact (first_name, email) VALUES ('bad', 'no address')")
+    readme = (BASE_DIR / "clients" / "python" / "README.md").read_text()
+    section = readme.split("## Show the user what became of a change")[1]
+    (example,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    command = [sys.executable, "-c", example, phone.path]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=True).stdout
+    assert "Your change of the contact (title: “mine”)" in shown
+    assert "others changed title meanwhile" in shown
+    assert "you: {'title': 'mine'}, the server: {'title': 'theirs'}" in shown
+    assert re.search(r"was refused: email: \w", shown)
+
+
+def test_sync_of_a_device_without_conflicts_is_told_of_nothing(replicas: list[Replica]) -> None:
+    phone, tablet = replicas
+    row = make_conflict(phone, tablet)
+    told: list[Outcome] = []
+    phone.sync(on_conflict=told.append)
+    assert [(outcome.row, outcome.reasons[0]["field"]) for outcome in told] == [(row, "title")]
+    assert (tablet.conflicts(), tablet.rejections()) == ([], [])
