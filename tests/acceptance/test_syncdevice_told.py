@@ -63,3 +63,56 @@ def test_sync_of_a_device_without_conflicts_is_told_of_nothing(replicas: list[Re
     phone.sync(on_conflict=told.append)
     assert [(outcome.row, outcome.reasons[0]["field"]) for outcome in told] == [(row, "title")]
     assert (tablet.conflicts(), tablet.rejections()) == ([], [])
+
+
+def decide(server: Server, conflict: str | None, what: str) -> None:
+    """Have anna decide a conflict; `what` is a statement that knows `conflict`, its id."""
+    script = (
+        f"from uuid import UUID\nfrom sync.resolve import resolve_many, undo\nconflict = UUID({conflict!r})\n{what}"
+    )
+    server.manage("shell", "--no-imports", "-c", script)
+
+
+TAKE = "resolve_many([conflict], {side!r}, author='user:anna', comment='Asked Ana.')"
+TAKE_BACK = """
+from sync.models import Decision
+undo([Decision.objects.latest("at").pk], author="user:bob")
+"""
+
+
+def test_sync_tells_what_a_person_decided_later_when_the_table_has_it(server: Server, replicas: list[Replica]) -> None:
+    phone, tablet = replicas
+    row = make_conflict(phone, tablet)
+    phone.sync()
+    (waiting,) = phone.conflicts(unresolved_only=True)
+    assert (waiting.entered, waiting.server) == ({"title": "mine"}, {"title": "theirs"})
+    told: list[tuple[str, str, str, Any]] = []
+
+    def note(outcome: Outcome) -> None:
+        (title,) = do(phone, "SELECT title FROM contact WHERE id = ?", outcome.row)[0]
+        told.append((outcome.state, outcome.by, outcome.comment, title))
+
+    decide(server, waiting.conflict, TAKE.format(side="device"))
+    assert phone.sync(on_outcome=note).decided == 1
+    assert told == [("device", "anna", "Asked Ana.", "mine")]
+    assert "was taken (anna, " in phone.conflicts()[0].describe()
+    decide(server, waiting.conflict, TAKE_BACK)
+    tablet.sync()
+    phone.sync(on_outcome=note)
+    phone.sync(on_outcome=note)
+    assert [(state, title) for state, _, _, title in told[1:]] == [("open", "theirs")]
+    assert do(tablet, "SELECT title FROM contact WHERE id = ?", row) == [("theirs",)]
+    assert tablet.outcomes() == []
+
+
+def test_sync_that_is_offline_for_long_learns_all_decisions_at_once(server: Server, replicas: list[Replica]) -> None:
+    phone, tablet = replicas
+    make_conflict(phone, tablet)
+    phone.sync()
+    (waiting,) = phone.conflicts()
+    for side in ("server", "device", "server"):
+        decide(server, waiting.conflict, TAKE.format(side=side))
+    told: list[str] = []
+    phone.sync(on_outcome=lambda outcome: told.append(outcome.state))
+    assert told == ["server", "device", "server"]
+    assert phone.conflicts(unresolved_only=True) == []
