@@ -59,13 +59,13 @@ def test_sync_shows_the_servers_row_on_a_conflict_and_keeps_what_was_entered(pho
     row = new_contact(phone, "first")
     phone.sync()
     tablet.sync()
-    do(phone, "UPDATE contact SET note = 'phone' WHERE id = ?", row)
-    do(tablet, "UPDATE contact SET note = 'tablet' WHERE id = ?", row)
+    do(phone, "UPDATE contact SET title = 'phone' WHERE id = ?", row)
+    do(tablet, "UPDATE contact SET title = 'tablet' WHERE id = ?", row)
     tablet.sync()
     assert phone.sync().outcomes == {"conflict": 1}
     (outcome,) = phone.outcomes("conflict")
-    assert outcome.entered == {"note": "phone"}
-    assert do(phone, "SELECT note FROM contact WHERE id = ?", row) == [("tablet",)]
+    assert outcome.entered == {"title": "phone"}
+    assert do(phone, "SELECT title FROM contact WHERE id = ?", row) == [("tablet",)]
 
 
 def test_sync_tells_what_was_rejected_and_why_and_the_rest_arrives(phone: Replica, tablet: Replica) -> None:

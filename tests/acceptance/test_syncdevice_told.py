@@ -65,6 +65,24 @@ def test_sync_of_a_device_without_conflicts_is_told_of_nothing(replicas: list[Re
     assert (tablet.conflicts(), tablet.rejections()) == ([], [])
 
 
+def test_sync_shows_a_merge_in_the_table_and_tells_of_a_value_that_was_joined(replicas: list[Replica]) -> None:
+    phone, tablet = replicas
+    row = str(do(phone, "INSERT INTO contact (first_name) VALUES ('Ana') RETURNING id")[0][0])
+    phone.sync()
+    tablet.sync()
+    do(tablet, "UPDATE contact SET note = 'theirs', email = 'ana@example.org' WHERE id = ?", row)
+    tablet.sync()
+    do(phone, "UPDATE contact SET note = 'mine' WHERE id = ?", row)
+    do(phone, "UPDATE contact SET phone = '99' WHERE id = ?", row)
+    told: list[Outcome] = []
+    assert phone.sync(on_conflict=told.append).outcomes == {"merged": 2}
+    assert do(phone, "SELECT note, email, phone FROM contact WHERE id = ?", row) == [
+        ("theirs\nmine", "ana@example.org", "99")
+    ]
+    assert [(outcome.entered, outcome.state) for outcome in told] == [({"note": "mine"}, "mixed")]
+    assert phone.status().pending == 0
+
+
 def decide(server: Server, conflict: str | None, what: str) -> None:
     """Have anna decide a conflict; `what` is a statement that knows `conflict`, its id."""
     script = (

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-from syncdevice import Replica
+from syncdevice import Replica, database
 
 from sync.sqlite_ddl import sqlite_ddl
 from tests.unit.syncdevice_support import CONTACT, ORDER, PRODUCT, enrolled, schema
@@ -57,9 +58,10 @@ class FakeServer:
         return [r.url.params.get("since") for r in self.seen if r.url.path == "/sync/outcomes"]
 
     def replica(self, path: Path) -> Replica:
-        """The replica at `path`, made if it is not there."""
+        """The replica at `path`, made if it is not there: one that has loaded its rows, none so far."""
         if not path.exists():
-            enrolled(path).close()
+            with closing(enrolled(path)) as conn:
+                database.set_state(conn, token="t1")
         return Replica(path, http=httpx.MockTransport(self), retry_seconds=0)
 
 

@@ -397,6 +397,19 @@ def test_what_the_server_never_had_stays_until_the_user_has_seen_it(server: Fake
     assert replica.outcomes() == []
 
 
+def test_what_others_had_written_goes_with_the_row_and_what_the_user_entered_stays(
+    server: FakeServer, replica: Replica
+) -> None:
+    edited(replica, A, C)
+    replica.sync()
+    server.changes = [changes(deletes=(A,))]
+    replica.sync()
+    gone, stays = replica.outcomes()
+    assert (gone.entered, gone.server_row) == ({"name": "mine"}, None)
+    assert gone.reasons[0]["code"] == "deleted"
+    assert stays.server == {"name": "mine"}
+
+
 def test_idle_sync_with_known_outcomes_writes_nothing_of_them(server: FakeServer, replica: Replica) -> None:
     server.fates = [fate(edited(replica, A)[A], "server")]
     replica.sync()

@@ -293,6 +293,7 @@ def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
             grown |= name not in known.entities or _reshape(conn, name, known.entities[name].kinds, kinds)
         for name in known.entities.keys() - wanted.keys():
             conn.execute(f"DROP TABLE IF EXISTS {quote(name)}")
+            conn.execute('UPDATE "_sync_outcome" SET "server_row" = NULL WHERE "entity" = ?', (name,))
         for statement in statements(ddl):
             conn.execute(statement)
         if has_table(conn, "_sync_enrolled"):

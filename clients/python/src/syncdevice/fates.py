@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from syncdevice.database import Entity, has_table, immediate, prepare, read_state
+from syncdevice.database import Entity, has_table, immediate, prepare, quote, read_state
 from syncdevice.errors import ProtocolError, Refused
 from syncdevice.outcomes import DEVICE, LOCAL, OPEN, Outcome, first_state
 from syncdevice.transport import Transport, http_date
@@ -133,6 +133,19 @@ def _step(told: Mapping[str, Any]) -> tuple[str | int | None, ...]:
 def forget_cursors(conn: sqlite3.Connection) -> None:
     """Read all outcomes anew the next time, as another server or database may number them differently."""
     conn.execute('DELETE FROM "_sync_cursor"')
+
+
+def forget_foreign_values(conn: sqlite3.Connection, entity: str) -> None:
+    """Drop what the server had of rows that are gone: a device whose scope was taken away may not keep them.
+
+    What the user entered stays.
+    """
+    conn.execute(
+        'UPDATE "_sync_outcome" SET "server_row" = NULL WHERE "server_row" IS NOT NULL AND "entity" = ?1'
+        f' AND "row" NOT IN (SELECT "id" FROM main.{quote(entity)})'
+        ' AND "row" NOT IN (SELECT "row" FROM "_sync_outbox" WHERE "entity" = ?1)',
+        (entity,),
+    )
 
 
 # Reading ----------------------------------------------------------------------------------------------------------

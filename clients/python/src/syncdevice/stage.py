@@ -13,6 +13,7 @@ from typing import Any
 
 from syncdevice.database import STAGE_FILES, Entity, applying, create_private, quote, remove_files, set_state
 from syncdevice.errors import ProtocolError, SchemaMoved
+from syncdevice.fates import forget_foreign_values
 from syncdevice.outbox import Row, lay_over
 from syncdevice.reports import Change
 from syncdevice.tables import column_values, get_row, put_row, waiting_mutations
@@ -177,6 +178,8 @@ class Stage:
                     change = self._merge_entity(entity)
                     if change.upserted or change.deleted:
                         changes[entity.name] = change
+                    if change.deleted:
+                        forget_foreign_values(self._conn, entity.name)
             token = self.token if self._missing_are_told() else None
             self._conn.execute('DELETE FROM "_sync_missing"')
             set_state(self._conn, token=token, token_at=now, last_sync_at=now)
