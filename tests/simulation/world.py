@@ -22,7 +22,10 @@ from sync.prune import prune
 from sync.wire import entities
 
 EMPLOYEES = 3
-TABLES_OF_SYNC = ("sync_feed", "sync_history", "sync_result", "sync_conflict", "sync_rejection", "sync_tick")
+TABLES_OF_SYNC = (
+    *("sync_feed", "sync_history", "sync_result", "sync_conflict", "sync_decision", "sync_rejection", "sync_outcome"),
+    "sync_tick",
+)
 TABLES_OF_DEVICES = ("devices_grant", "devices_enrollmentcode", "devices_device")
 TOMBSTONE_AGE_DAYS = 91  # older than any that is kept
 
