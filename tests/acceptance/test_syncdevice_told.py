@@ -134,3 +134,29 @@ def test_sync_that_is_offline_for_long_learns_all_decisions_at_once(server: Serv
     phone.sync(on_outcome=lambda outcome: told.append(outcome.state))
     assert told == ["server", "device", "server"]
     assert phone.conflicts(unresolved_only=True) == []
+
+
+MEND = """
+from sync.models import Rejection
+from sync.quarantine import discard, replay
+first, second = Rejection.objects.filter(mutation__in={ids!r}).order_by("place")
+replay(first.pk, {{"first_name": "Bea", "email": "bea@example.org"}}, author="user:anna", comment="A typing error.")
+discard([second.pk], author="user:anna", comment="A duplicate.")
+"""
+
+
+def test_sync_tells_what_became_of_what_was_refused(server: Server, replicas: list[Replica]) -> None:
+    phone, tablet = replicas
+    insert = "INSERT INTO contact (first_name, email) VALUES (?, 'no address') RETURNING id"
+    mended, given_up = (do(phone, insert, name)[0][0] for name in ("Bea", "Cid"))
+    phone.sync()
+    waiting = phone.rejections(unresolved_only=True)
+    assert [outcome.row for outcome in waiting] == [mended, given_up]
+    server.manage("shell", "--no-imports", "-c", MEND.format(ids=[outcome.id for outcome in waiting]))
+    told: list[tuple[str, str, str]] = []
+    phone.sync(on_outcome=lambda outcome: told.append((outcome.row, outcome.state, outcome.comment)))
+    assert told == [(mended, "replayed", "A typing error."), (given_up, "discarded", "A duplicate.")]
+    assert do(phone, "SELECT email FROM contact WHERE id IN (?, ?)", mended, given_up) == [("bea@example.org",)]
+    assert "discarded (anna, " in phone.rejections()[1].describe()
+    assert phone.rejections(unresolved_only=True) == []
+    assert tablet.sync().decided == 0
