@@ -1,5 +1,6 @@
 """The admin's page of one conflict: what it shows, and what it writes."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -162,7 +163,7 @@ def test_edit_of_a_deleted_row_brings_it_back(admin_client: Client, tablet: Test
     answer = decide(admin_client, conflict, whole_row="device")
     assert answer.status_code == 302, text_of(answer.content.decode())
     back = Product.objects.get()
-    assert (back.pk, back.category, back.name, back.unit_cost) == (product.pk, "Drinks", "Chai", 3)
+    assert (back.pk, back.category, back.name, back.unit_cost) == (product.pk, "Drinks", "Chai", Decimal(3))
 
 
 def test_row_that_a_device_deleted_is_kept_or_goes(admin_client: Client, tablet: TestDevice) -> None:
