@@ -1,6 +1,10 @@
 """Options of the whole suite: pytest takes them from here only."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None)  # how long a case takes says nothing there
+settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,13 +60,13 @@ def caller(server: Server) -> Caller:
 
 
 @schema.parametrize()
-@settings(max_examples=EXAMPLES_FAST, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES_FAST, suppress_health_check=list(HealthCheck))
 def test_answers_are_what_the_description_says(case: Case, caller: Caller) -> None:
     caller.call(case)
 
 
 @pytest.mark.slow
 @schema.parametrize()
-@settings(max_examples=EXAMPLES_SLOW, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES_SLOW, suppress_health_check=list(HealthCheck))
 def test_answers_to_very_many_requests_are_what_the_description_says(case: Case, caller: Caller) -> None:
     caller.call(case)

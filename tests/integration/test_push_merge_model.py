@@ -48,7 +48,7 @@ cases = st.sampled_from(sorted(FIELDS)).flatmap(
 
 
 @pytest.mark.protocol("U10")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases)
 def test_push_decides_as_the_plainest_server_would(case: tuple[str, list[tuple[str, Any]]]) -> None:
     entity, found = case
