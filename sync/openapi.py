@@ -7,7 +7,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from sync import openapi_examples as example
 from sync.merge import CONFLICT_POLICIES
-from sync.models import Outcome
+from sync.models import Conflict, Outcome
 from sync.wire import INTEGER_SAFE_MAX, PROTOCOL, Entity, Field, entities
 from syncserver.errors import REJECTIONS
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems
@@ -180,6 +180,10 @@ def _result() -> Schema:
             "status": {"enum": ["applied", "merged", "conflict", "rejected"]},
             "rev": nullable(REVISION),
             "conflict": nullable(UUID),
+            "state": {
+                "description": "Where fields were in dispute: whether that waits for a person, or whose values it has.",
+                "enum": Conflict.State.values,
+            },
             "errors": array(ref("Rejection")),
             "row": {
                 "description": "The row as it is now, where the device may see it; null: it does not exist.",
@@ -189,6 +193,7 @@ def _result() -> Schema:
         },
         "rev",
         "conflict",
+        "state",
         "errors",
         "row",
         "replayed",

@@ -140,7 +140,7 @@ RESULTS: dict[str, Any] = {
     "results": [
         {"id": MUTATIONS[0], "status": "applied", "rev": 1},
         {"id": MUTATIONS[1], "status": "applied", "rev": 1},
-        {"id": MUTATIONS[2], "status": "conflict", "conflict": CONFLICT, "row": CUSTOMER_ROW},
+        {"id": MUTATIONS[2], "status": "conflict", "conflict": CONFLICT, "state": "server", "row": CUSTOMER_ROW},
         {
             "id": MUTATIONS[3],
             "status": "rejected",

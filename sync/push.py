@@ -38,6 +38,7 @@ class Result(msgspec.Struct, omit_defaults=True, gc=False):
     status: str
     rev: int | None = None
     conflict: str | None = None
+    state: str | None = None  # of the conflict record, where there is one
     errors: tuple[Error, ...] = ()
     row: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
     replayed: bool = False
@@ -264,9 +265,9 @@ class Push:
         rev = self.revs.get(at, self.states.get(self.candidates[at].key, core.NEVER).rev)
         match verdict.status:
             case "applied" | "merged":
-                return Result(self.mutations[at].id, verdict.status, rev)
+                return Result(self.mutations[at].id, verdict.status, rev, state=_state(verdict))
             case "conflict":
-                return Result(self.mutations[at].id, "conflict", conflict=str(uuid4()))
+                return Result(self.mutations[at].id, "conflict", conflict=str(uuid4()), state=_state(verdict))
         return Result(self.mutations[at].id, "rejected", errors=verdict.errors)
 
     def _show_rows(self) -> None:
@@ -362,9 +363,15 @@ def _names(problem: Exception, constraint: str) -> bool:
     return getattr(getattr(problem.__cause__, "diag", None), "constraint_name", None) == constraint
 
 
-def _replayed(mutation: Mutation, status: str, rev: int | None, conflict: str | None, errors: str | None) -> Result:
+def _state(verdict: Verdict) -> str | None:
+    return None if verdict.record is None else verdict.record.decision
+
+
+def _replayed(
+    mutation: Mutation, status: str, rev: int | None, conflict: str | None, state: str | None, errors: str | None
+) -> Result:
     told = msgspec.json.decode(errors, type=tuple[Error, ...]) if errors else ()
-    return Result(mutation.id, status, rev, conflict, told, replayed=True)
+    return Result(mutation.id, status, rev, conflict, state, told, replayed=True)
 
 
 def _reused(mutation: Mutation) -> Result:

@@ -4,8 +4,9 @@ SELECT set_config('lock_timeout', %(seconds)s::int::text || 's', true),
        pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0));
 
 -- name: remembered
-SELECT r.id::text, replace(r.digest::text, '-', ''), r.status, r.rev, r.conflict::text, r.errors::text
-FROM sync_result r WHERE r.id = ANY (%(ids)s::uuid[]);
+SELECT r.id::text, replace(r.digest::text, '-', ''), r.status, r.rev, r.conflict::text, c.state, r.errors::text
+FROM sync_result r LEFT JOIN sync_conflict c ON c.mutation = r.id AND r.status IN ('conflict', 'merged')
+WHERE r.id = ANY (%(ids)s::uuid[]);
 
 -- name: lock_rows
 -- In order of id, so that two pushes cannot deadlock on them.

@@ -83,6 +83,21 @@ def test_sync_shows_a_merge_in_the_table_and_tells_of_a_value_that_was_joined(re
     assert phone.status().pending == 0
 
 
+@pytest.mark.parametrize(("field", "state"), [("phone", "open"), ("name", "server")])
+def test_sync_knows_from_the_answer_whether_a_person_has_to_decide(
+    replicas: list[Replica], field: str, state: str
+) -> None:
+    phone, tablet = replicas
+    row = str(do(phone, "INSERT INTO customer (name) VALUES ('C') RETURNING id")[0][0])
+    phone.sync()
+    tablet.sync()
+    for replica, value in ((tablet, "theirs"), (phone, "mine")):
+        do(replica, f"UPDATE customer SET {field} = ? WHERE id = ?", value, row)
+        replica.sync()
+    assert [outcome.state for outcome in phone.conflicts()] == [state]
+    assert len(phone.conflicts(unresolved_only=True)) == (state == "open")
+
+
 def decide(server: Server, conflict: str | None, what: str) -> None:
     """Have anna decide a conflict; `what` is a statement that knows `conflict`, its id."""
     script = (

@@ -260,6 +260,20 @@ def test_push_on_a_stale_base_keeps_the_servers_row_and_records_both() -> None:
 
 
 @pytest.mark.protocol("U6")
+@pytest.mark.parametrize(
+    ("field", "status", "state"),
+    [("name", "conflict", "server"), ("phone", "conflict", "open"), ("fax", "merged", "device")],
+)
+def test_push_says_whether_a_conflict_waits_for_a_person(field: str, status: str, state: str) -> None:
+    device, row = TestDevice(), str(Customer.objects.create(name="base").pk)
+    Customer.objects.filter(pk=row).update(**{field: "server"})
+    mutation = update(row, 1, "customer", **{field: "device"})
+    (result,), (again,) = device.push(mutation), device.push(mutation)
+    assert (result["status"], result["state"]) == (status, state)
+    assert (again["replayed"], again["state"]) == (True, state)
+
+
+@pytest.mark.protocol("U6")
 def test_push_edit_of_a_row_that_was_deleted_is_a_conflict_without_a_row_where_deletes_win() -> None:
     device, product = TestDevice(), Product.objects.create(code="1", name="A")
     row = str(product.pk)
