@@ -99,12 +99,13 @@ def resolve(
     author: str,
     comment: str = "",
     seen: int = 0,
+    allowed: Allowed | None = None,
 ) -> Decision:
     """Decide a conflict; one that was decided before is decided anew.
 
     `values`: in wire form, what the row shall have in the fields at stake that they name; none of them: the row stays
     as it is. None: it shall be deleted. A row that is not there comes back with what it had, and the values.
-    `rev` and `seen` are those of the Stakes that the person saw. `author`: `user:<name>`.
+    `rev` and `seen` are those of the Stakes that the person saw. `author`: `user:<name>`. `allowed`: whether they may.
     Raises RowMoved, Invalid, Conflict.DoesNotExist and Problem `service_unavailable`; then nothing was written.
     """
 
@@ -113,6 +114,8 @@ def resolve(
         if (stakes.rev, stakes.seen) != (rev, seen):
             raise RowMoved(stakes.side)
         change = change_to(stakes, values, str(id := uuid4()))
+        if allowed is not None and not allowed(stakes.conflict, *_effect(change)):
+            raise Invalid(refusal("forbidden"))
         choice = _Choice(id, stakes, state_of(stakes, values), change)
         decided, refused = _write([choice], author, comment, None)
         if refused:
@@ -149,14 +152,14 @@ def _few(ids: Iterable[UUID]) -> set[UUID]:
     return few
 
 
-def preview_many(ids: Iterable[UUID], side: str) -> list[Preview]:
+def preview_many(ids: Iterable[UUID], side: str, *, allowed: Allowed | None = None) -> list[Preview]:
     """What `resolve_many` would do, in the same order. It is done, and rolled back: so it is what would be."""
     found: list[Preview] = []
     wanted = _few(ids)
 
     def work() -> None:
         found.clear()
-        bulk = _take(side, wanted, "user:", "", None)
+        bulk = _take(side, wanted, "user:", "", allowed)
         decided = {decision.conflict_id: decision for decision in bulk.decided}
         for conflict in Conflict.objects.filter(pk__in=[*decided, *bulk.refused]).order_by("created_at", "pk"):
             decision, errors = decided.get(conflict.pk), bulk.refused.get(conflict.pk, ())

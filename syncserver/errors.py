@@ -73,6 +73,9 @@ PROBLEMS: Mapping[str, Entry] = {
         "The enrolment code is not accepted",
         "Ask an administrator for a new code: each works once, for a limited time.",
     ),
+    "login_required": Entry(
+        401, "Nobody is signed in", "Sign in to the admin, or send Authorization: Token with a token of your own."
+    ),
     "forbidden": Entry(403, "Not allowed", "Do not repeat the request: ask an administrator for the permission."),
     "rate_limited": Entry(429, "Too many requests", "Retry after the number of seconds that Retry-After gives."),
     # Where the device stands
@@ -83,6 +86,13 @@ PROBLEMS: Mapping[str, Entry] = {
     ),
     "not_current": Entry(
         409, "There are changes since the token", "Pull until has_more is false, then retry with the new token."
+    ),
+    # What a person decides
+    "conflict_moved": Entry(
+        409, "This is not what was shown", "Read it again, look at what has changed, and then decide."
+    ),
+    "change_refused": Entry(
+        422, "The change breaks a rule", "Mend the values as errors says, field by field; nothing was written."
     ),
     # The server
     "internal_error": Entry(
@@ -170,7 +180,7 @@ class Problem(Exception):
         """The response headers that HTTP asks for beside this status."""
         headers: dict[str, str] = {}
         if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
+            headers["WWW-Authenticate"] = "Token" if self.code == "login_required" else "Bearer"
         if self.code == "unsupported_encoding":
             headers["Accept-Encoding"] = "zstd, gzip"
         if "retry_after_seconds" in self.extra:

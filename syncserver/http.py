@@ -33,7 +33,9 @@ from syncserver.logs import DEVICE_KEY
 
 T = TypeVar("T")
 
-API_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz", "/metrics")  # these never answer in HTML
+DIRECT_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz", "/metrics")  # for devices and probes, which have no session
+STAFF_PATH = "/api/"  # for people and their programs
+API_PATHS = (*DIRECT_PATHS, STAFF_PATH)  # these never answer in HTML
 PUSH_PATH = "/sync/push"
 COMPRESS_BYTES_MIN = 1_000  # a smaller answer fits in one packet anyway
 # Not text/html: a page that shows a secret beside what an attacker chose must not be compressed (BREACH).
@@ -85,7 +87,7 @@ class RequestMiddleware:
 
 
 class ApiMiddleware:
-    """Takes a request of the API straight to its view, past what only pages need: sessions, CSRF, users, messages.
+    """Takes a request of a device straight to its view, past what only people need: sessions, CSRF, users, messages.
 
     What a view raises becomes a problem; REST framework's own views come by `problem_response` themselves.
     """
@@ -94,7 +96,7 @@ class ApiMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if not request.path_info.startswith(API_PATHS):
+        if not request.path_info.startswith(DIRECT_PATHS):
             return self.get_response(request)
         try:
             found = request.resolver_match = resolve(request.path_info)
@@ -264,7 +266,8 @@ def _open_body(request: HttpRequest) -> None:
     if not length and not chunked:
         return
     push = request.path_info == PUSH_PATH
-    bytes_max: int = settings.SYNC_PUSH_BODY_BYTES_MAX if push else settings.SYNC_BODY_BYTES_MAX
+    large = push or request.path_info.startswith(STAFF_PATH)  # who mends a mutation may send as much as it had
+    bytes_max: int = settings.SYNC_PUSH_BODY_BYTES_MAX if large else settings.SYNC_BODY_BYTES_MAX
     encoded = meta.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if length <= bytes_max and encoded == "identity" and not chunked:
         return

@@ -25,6 +25,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "rest_framework.authtoken",
+    "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "sync",
@@ -130,6 +132,8 @@ SYNC_PUSH_BODY_BYTES_MAX = 8_000_000  # of a push after decompression: a compres
 SYNC_PUSH_LOCK_SECONDS_MAX = 10  # a push that waits longer for another writer's row gets 503, and is sent again
 SYNC_OUTCOMES_ROWS_DEFAULT = 500  # outcomes of a page when the device names no limit
 SYNC_OUTCOMES_ROWS_MAX = 1_000  # outcomes of a page at most
+SYNC_STAFF_ROWS_DEFAULT = 100  # records of a page of the staff API where no limit is named
+SYNC_STAFF_ROWS_MAX = 500  # records of such a page at most
 SYNC_DECISIONS_MAX = 1_000  # conflicts decided, or decisions undone, at once: their devices' pushes wait that long
 SYNC_COMMENT_CHARS_MAX = 2_000  # of what a person notes about a decision, which devices are told
 SYNC_BODY_BYTES_MAX = 64_000  # of any other API request
@@ -202,7 +206,11 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PUBLIC": True,
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "sync.openapi.add_components"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "sync.openapi.add_components",
+        "sync.staff.openapi.add_components",
+    ],
 }
 
 # --- Logs: one JSON object a line ---

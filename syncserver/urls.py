@@ -13,6 +13,7 @@ urlpatterns = [
     path("favicon.ico", RedirectView.as_view(url=static("sync/favicon.svg"))),
     path("admin/", admin.site.urls),
     path("devices/", include("devices.urls")),
+    path("api/", include("sync.staff.urls")),
     path("", include("sync.urls")),
     path("openapi.yaml", openapi_yaml, name="openapi"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),

@@ -44,14 +44,32 @@ def test_every_endpoint_is_described() -> None:
         ("get", "/sync/outcomes"),
         ("get", "/healthz"),
         ("get", "/readyz"),
+        ("get", "/api/entities"),
+        ("get", "/api/conflicts"),
+        ("get", "/api/conflicts/{id}"),
+        ("post", "/api/conflicts/{id}/resolve"),
+        ("post", "/api/conflicts/preview"),
+        ("post", "/api/conflicts/resolve"),
+        ("get", "/api/decisions"),
+        ("post", "/api/decisions/undo"),
+        ("get", "/api/quarantine"),
+        ("get", "/api/quarantine/{id}"),
+        ("post", "/api/quarantine/{id}/replay"),
+        ("post", "/api/quarantine/discard"),
+        ("get", "/api/devices"),
+        ("get", "/api/devices/{id}"),
+        ("post", "/api/devices/{id}/revoke"),
+        ("get", "/api/history"),
+        ("post", "/api/rows/{entity}/{id}/restore"),
     }
 
 
 @pytest.mark.parametrize(("method", "path"), list(OPERATIONS))
 def test_what_needs_a_token_says_so(method: str, path: str) -> None:
-    needed = path.startswith(("/sync/", "/devices/me"))
-    assert OPERATIONS[method, path].get("security") == ([{"device": []}] if needed else None)
-    assert ("401" in OPERATIONS[method, path]["responses"]) == needed
+    staff, device = path.startswith("/api/"), path.startswith(("/sync/", "/devices/me"))
+    demanded = ["tokenAuth", "cookieAuth"] if staff else ["device"] if device else []
+    assert [name for each in OPERATIONS[method, path].get("security", []) for name in each] == demanded
+    assert ("401" in OPERATIONS[method, path]["responses"]) == (staff or device)
 
 
 @pytest.mark.parametrize("content", list(contents()))

@@ -1,0 +1,73 @@
+"""By what lists of the staff API are filtered."""
+
+import django_filters
+from django.db.models import QuerySet
+
+from devices.models import Device
+from sync.models import Conflict, Decision, History, Rejection
+
+
+class _Records(django_filters.FilterSet):
+    entity = django_filters.CharFilter()
+    row = django_filters.UUIDFilter("row_id")
+    mutation = django_filters.UUIDFilter()
+    device = django_filters.UUIDFilter()
+    group = django_filters.UUIDFilter()
+    created_after = django_filters.IsoDateTimeFilter("created_at", "gt")
+    created_before = django_filters.IsoDateTimeFilter("created_at", "lt")
+
+
+class ConflictFilters(_Records):
+    state = django_filters.ChoiceFilter(choices=Conflict.State.choices)
+    policy = django_filters.CharFilter()
+    op = django_filters.CharFilter()
+
+    class Meta:
+        model = Conflict
+        fields: list[str] = []
+
+
+class RejectionFilters(_Records):
+    state = django_filters.ChoiceFilter(choices=Rejection.State.choices)
+    cause = django_filters.CharFilter()
+
+    class Meta:
+        model = Rejection
+        fields: list[str] = []
+
+
+class DecisionFilters(django_filters.FilterSet):
+    conflict = django_filters.UUIDFilter()
+    entity = django_filters.CharFilter("conflict__entity")
+    by = django_filters.CharFilter(help_text="`user:<name>`")
+    bulk = django_filters.UUIDFilter()
+    undone = django_filters.BooleanFilter("undone_at", "isnull", exclude=True)
+
+    class Meta:
+        model = Decision
+        fields: list[str] = []
+
+
+class DeviceFilters(django_filters.FilterSet):
+    name = django_filters.CharFilter(lookup_expr="icontains")
+    user = django_filters.CharFilter("user__username")
+    revoked = django_filters.BooleanFilter("revoked_at", "isnull", exclude=True)
+    silent_since = django_filters.IsoDateTimeFilter(method="silent", help_text="Did not call since then.")
+
+    class Meta:
+        model = Device
+        fields: list[str] = []
+
+    def silent(self, devices: "QuerySet[Device]", _name: str, since: object) -> "QuerySet[Device]":
+        return devices.exclude(last_seen_at__gte=since)
+
+
+class HistoryFilters(django_filters.FilterSet):
+    row = django_filters.UUIDFilter("row_id", required=True)
+    entity = django_filters.CharFilter()
+    op = django_filters.CharFilter()
+    author = django_filters.CharFilter(help_text="Such as `device:<id>` or `user:<name>`")
+
+    class Meta:
+        model = History
+        fields: list[str] = []
