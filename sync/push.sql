@@ -4,7 +4,10 @@ SELECT set_config('lock_timeout', %(seconds)s::int::text || 's', true),
        pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0));
 
 -- name: remembered
-SELECT r.id::text, replace(r.digest::text, '-', ''), r.status, r.rev, r.conflict::text, c.state, r.errors::text
+-- As it was answered: a conflict's state is the one that it had before anybody decided.
+SELECT r.id::text, replace(r.digest::text, '-', ''), r.status, r.rev, r.conflict::text,
+       coalesce((SELECT d.state_before FROM sync_decision d WHERE d.conflict_id = c.id ORDER BY d.at LIMIT 1), c.state),
+       r.errors::text
 FROM sync_result r LEFT JOIN sync_conflict c ON c.mutation = r.id AND r.status IN ('conflict', 'merged')
 WHERE r.id = ANY (%(ids)s::uuid[]);
 

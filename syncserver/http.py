@@ -33,7 +33,7 @@ from syncserver.logs import DEVICE_KEY
 
 T = TypeVar("T")
 
-DIRECT_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz", "/metrics")  # for devices and probes, which have no session
+DIRECT_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz", "/metrics")  # devices and probes have no session
 STAFF_PATH = "/api/"  # for people and their programs
 API_PATHS = (*DIRECT_PATHS, STAFF_PATH)  # these never answer in HTML
 PUSH_PATH = "/sync/push"
