@@ -162,12 +162,22 @@ class Demo:
             f"A person decides about phone numbers: until then {kept} stays, Nancy's phone keeps {outcome.entered},"
         )
         self.say(f"and both wait for an administrator: {self.url}/admin/sync/conflict/{outcome.conflict}/change/")
+        self.decide(outcome.conflict)
         self.tablet.sync()
-        self.expect(
-            phone_of(self.phone) == phone_of(self.tablet) == "030-1111111", "both devices show the same customer"
-        )
+        self.phone.sync()
+        both = {phone_of(self.phone), phone_of(self.tablet)}
+        self.expect(both == {"030-2222222"}, "the administrator took Nancy's number; both devices show it")
+        (told,) = self.phone.conflicts()
+        self.say(f"Nancy's phone can tell her: {told.describe()}")
         seen = count(self.tablet, 'SELECT count(*) FROM "order" WHERE id = ?', self.order)
         self.expect(seen == 0, "Nancy's order did not reach Margaret's tablet: it is not in her scopes")
+
+    def decide(self, conflict: str | None) -> None:
+        """Take the device's side, as the button of the page does."""
+        token = self.manage("drf_create_token", "admin").split()[2]
+        with httpx.Client(base_url=f"{self.url}/api/", headers={"Authorization": f"Token {token}"}) as api:
+            body = {"ids": [conflict], "side": "device", "comment": "Nancy called them."}
+            api.post("conflicts/resolve", json=body).raise_for_status()
 
     def take_order(self, employee: str) -> str:
         conn = self.phone.connect()
@@ -228,7 +238,7 @@ class Demo:
             "party.party", "search_read", [["code", "=", CUSTOMER]], 0, None, None, ["contact_mechanisms.value"]
         )
         values = [mechanism["value"] for mechanism in parties[0]["contact_mechanisms."]]
-        self.expect("030-1111111" in values, "and the customer's new phone number too")
+        self.expect("030-2222222" in values, "and the customer's new phone number too")
         tryton.close()
         self.sync_legacy()
         self.phone.sync()
