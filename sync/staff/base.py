@@ -31,6 +31,7 @@ class StaffView(GenericAPIView[Any]):
     permission_classes = (IsAdminUser,)
     filter_backends: Sequence[Any] = ()
     pagination_class = None
+    metadata_class = None  # OPTIONS would describe serializers, of which there are none
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, NotAuthenticated):

@@ -1,10 +1,30 @@
 """By what lists of the staff API are filtered."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 import django_filters
+import django_filters.fields
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
 from devices.models import Device
 from sync.models import Conflict, Decision, History, Rejection
+
+
+class _MomentField(django_filters.fields.IsoDateTimeField):
+    """A moment in UTC: PostgreSQL does not read every offset that Python does."""
+
+    def to_python(self, value: Any) -> datetime | None:
+        found: datetime | None = super().to_python(value)
+        try:
+            return found and found.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError("This moment is not in the years 1 to 9999 in UTC.") from None
+
+
+class Moment(django_filters.IsoDateTimeFilter):
+    field_class = _MomentField
 
 
 class _Records(django_filters.FilterSet):
@@ -13,8 +33,8 @@ class _Records(django_filters.FilterSet):
     mutation = django_filters.UUIDFilter()
     device = django_filters.UUIDFilter()
     group = django_filters.UUIDFilter()
-    created_after = django_filters.IsoDateTimeFilter("created_at", "gt")
-    created_before = django_filters.IsoDateTimeFilter("created_at", "lt")
+    created_after = Moment("created_at", "gt")
+    created_before = Moment("created_at", "lt")
 
 
 class ConflictFilters(_Records):
@@ -52,7 +72,7 @@ class DeviceFilters(django_filters.FilterSet):
     name = django_filters.CharFilter(lookup_expr="icontains")
     user = django_filters.CharFilter("user__username")
     revoked = django_filters.BooleanFilter("revoked_at", "isnull", exclude=True)
-    silent_since = django_filters.IsoDateTimeFilter(method="silent", help_text="Did not call since then.")
+    silent_since = Moment(method="silent", help_text="Did not call since then.")
 
     class Meta:
         model = Device

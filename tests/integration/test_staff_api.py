@@ -96,6 +96,8 @@ def test_address_that_is_none_is_a_problem() -> None:
     for path in ("nothing", "conflicts/1", f"conflicts/{uuid4()}", f"devices/{uuid4()}", f"quarantine/{uuid4()}"):
         assert problem(staff.ask(path)) == (404, "not_found"), path
     assert problem(staff.send("conflicts", {})) == (405, "method_not_allowed")
+    for path in ("/api/conflicts", "/api/decisions/undo"):
+        assert problem(Client().options(path, headers=staff.headers)) == (405, "method_not_allowed")
 
 
 def test_what_may_not_be_seen_is_not_there_and_what_may_not_be_done_is_forbidden() -> None:
@@ -159,10 +161,12 @@ def test_lists_are_filtered_and_what_is_no_filter_value_is_refused() -> None:
         ({"row": str(other.row_id)}, [other]),
         ({"entity": "customer"}, []),
         ({"created_after": "2999-01-01T00:00:00Z"}, []),
+        ({"created_before": "1999-01-01T00:00:00-21:53"}, []),
         ({"mutation": str(found.mutation), "op": "update"}, [found]),
     ):
         assert ids(staff.get("conflicts", **query)) == [str(each.pk) for each in wanted], query
-    for query in ({"state": "x"}, {"device": "x"}, {"created_after": "x"}, {"policy": "\x00"}, {"ordering": "row_id"},
+    for query in ({"state": "x"}, {"device": "x"}, {"created_after": "x"},
+                  {"created_after": "0001-01-01T00:00:00+10:00"}, {"policy": "\x00"}, {"ordering": "row_id"},
                   {"limit": "0"}, {"limit": "x"}, {"cursor": "x"}):  # fmt: skip
         assert problem(staff.ask("conflicts", **query)) == (400, "invalid_request"), query
     assert problem(staff.ask("history")) == (400, "invalid_request")
