@@ -9,22 +9,16 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
-from django.http import Http404, HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
-from django.utils.safestring import SafeString
-from django.utils.text import capfirst
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from unfold.admin import ModelAdmin
 
-from devices.models import Device
-from sync.admin import NOTHING, device_link, shown
+from sync.admin_row import history_page, restore_page, row_of
 from sync.capture import authored
 from sync.declare import declarations
-from sync.models import History
 
 COLUMNS_MAX = 7  # in the list
-CHANGES_SHOWN_MAX = 200  # of a row, the newest first
 
 P = ParamSpec("P")
 
@@ -89,29 +83,20 @@ class EntityAdmin(ModelAdmin):  # type: ignore[type-arg]
 
     # --- the history of a row ---
 
+    def get_urls(self) -> list[URLPattern]:
+        name = f"{self.opts.app_label}_{self.opts.model_name}_restore"
+        view = self.admin_site.admin_view(self.restore_view)
+        return [path("<path:object_id>/history/<int:rev>/restore/", view, name=name), *super().get_urls()]
+
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Everything that was ever captured of a row, by whomever; it is there for a deleted row too."""
-        try:
-            row_id = uuid.UUID(object_id)
-        except ValueError:
-            raise Http404 from None
-        row = self.get_object(request, object_id)
-        if not self.has_view_or_change_permission(request, row):
-            raise PermissionDenied
-        entity = next(found.entity for found in declarations() if found.model is self.model)
-        found = list(History.objects.filter(row_id=row_id, entity=entity).order_by("-rev")[:CHANGES_SHOWN_MAX])
-        context = self.admin_site.each_context(request) | {
-            "title": f"History: {row}" if row else f"History of a {self.opts.verbose_name} that is not there",
-            "opts": self.opts,
-            "object": row,
-            "row_id": row_id,
-            "module_name": capfirst(str(self.opts.verbose_name_plural)),
-            "changes": _changes(found),
-            "newest": CHANGES_SHOWN_MAX if len(found) == CHANGES_SHOWN_MAX else None,
-        }
-        return TemplateResponse(request, "admin/sync/row_history.html", context | (extra_context or {}))
+        return history_page(row_of(self, request, object_id), extra_context)
+
+    def restore_view(self, request: HttpRequest, object_id: str, rev: int) -> HttpResponse:
+        """Go back to a version of a row, once it was shown what that changes."""
+        return restore_page(row_of(self, request, object_id), rev)
 
 
 def register() -> None:
@@ -136,38 +121,3 @@ def _options(model: type[models.Model]) -> dict[str, tuple[str, ...]]:
         "search_fields": tuple(field.name for field in texts),
         "raw_id_fields": references,
     }
-
-
-def _changes(found: list[History]) -> list[dict[str, Any]]:
-    names = _device_names(change.author for change in found)
-    return [
-        {
-            "rev": change.rev,
-            "at": change.at,
-            "op": change.op,
-            "author": _author(change.author, names),
-            "mutation": change.mutation,
-            "fields": _fields(change),
-        }
-        for change in found
-    ]
-
-
-def _fields(change: History) -> list[tuple[str, str, str]]:
-    """Name, old and new value of each field that a change touched. An insert is told as such: see sync_history."""
-    old, new = change.old or {}, change.new or {}
-    touched = [name for name in dict.fromkeys([*old, *new]) if name not in {"id", "_rev"}]
-    return [
-        (name, shown(old[name]) if name in old else NOTHING, shown(new[name]) if name in new else NOTHING)
-        for name in touched
-    ]
-
-
-def _device_names(authors: Any) -> dict[str, str]:
-    ids = {author.removeprefix("device:") for author in authors if author.startswith("device:")}
-    return {str(pk): name for pk, name in Device.objects.filter(pk__in=ids).values_list("pk", "name")}
-
-
-def _author(author: str, names: dict[str, str]) -> str | SafeString:
-    kind, _, name = author.partition(":")
-    return device_link(name, names.get(name)) if kind == "device" else author
