@@ -147,6 +147,8 @@ SYNC_ENROLLMENT_FAILURES_MAX = env.integer("SYNC_ENROLLMENT_FAILURES_MAX", 10)  
 SYNC_ENROLLMENT_FAILURES_WINDOW_SECONDS = 600
 SYNC_LAST_SEEN_SECONDS = 60  # a device's "last seen" is written at most this often, so that an idle pull writes nothing
 SYNC_PROXIES_COUNT = env.integer("SYNC_PROXIES_COUNT", 0)  # trusted proxies that append to X-Forwarded-For
+SYNC_ADMIN_COUNT_SECONDS_MAX = 2  # a count that takes longer is left out of its page
+SYNC_REPLAYS_MAX = 200  # refused changes that a person replays or discards at once; each is a transaction of its own
 DATA_UPLOAD_MAX_MEMORY_SIZE = SYNC_PUSH_BODY_BYTES_MAX
 
 # --- Attention: after what time somebody should look (`sync/attention.py`) ---
