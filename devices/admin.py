@@ -1,4 +1,4 @@
-"""The admin's pages of devices: who syncs, who lags, what they may see, and how a new one gets in."""
+"""The admin's pages of how devices get in and what they may see; that of the devices themselves is in `sync`."""
 
 from typing import Any
 
@@ -6,21 +6,15 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html_join
-from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWidget
 
-from devices.enroll import code_hash, create_code, revoke
+from devices.enroll import code_hash, create_code
 from devices.grants import check_count
-from devices.models import Device, EnrollmentCode, Grant, validate_scope
-
-SCOPES_SHOWN_MAX = 5  # of a device, in the list
+from devices.models import EnrollmentCode, Grant, validate_scope
 
 
 class GrantForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -49,86 +43,8 @@ class GrantInline(TabularInline):  # type: ignore[type-arg]
     formset = GrantFormSet
     fields = ("scope",)
     extra = 1
+    hide_title = True
     verbose_name_plural = "scopes granted to this device"
-
-
-@admin.register(Device)
-class DeviceAdmin(ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("name", "state", "user", "scope_list", "last_seen_at", "pending", "oldest_pending_at")
-    list_filter = (("revoked_at", admin.EmptyFieldListFilter), "last_seen_at", "platform", "app_version", "client")
-    list_select_related = ("user",)
-    search_fields = ("id", "name", "user__username", "platform", "app_version")
-    search_help_text = "Name, id, user, platform or app version"
-    ordering = ("-last_seen_at",)
-    autocomplete_fields = ("user",)
-    inlines = (GrantInline,)
-    actions = ("revoke", "revoke_and_wipe")
-    fieldsets = (
-        (None, {"fields": ("name", "user", "state", "id")}),
-        ("What it told", {"fields": ("platform", "app_version", "client")}),
-        ("Where it stands", {"fields": ("created_at", "last_seen_at", "pending", "oldest_pending_at", "user_scopes")}),
-        ("What it pushed", {"fields": ("outcomes",)}),
-    )
-    readonly_fields = (
-        "id",
-        "state",
-        "platform",
-        "app_version",
-        "client",
-        "created_at",
-        "last_seen_at",
-        "pending",
-        "oldest_pending_at",
-        "user_scopes",
-        "outcomes",
-    )
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False  # a device enrols with a code
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Device | None = None) -> bool:
-        return False  # history keeps its author: a device is revoked
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
-        return super().get_queryset(request).prefetch_related("grants", "user__sync_grants")
-
-    @admin.display(description="scopes")
-    def scope_list(self, device: Device) -> str:
-        held = [*device.grants.all(), *(device.user.sync_grants.all() if device.user else ())]
-        names = sorted({grant.scope for grant in held})
-        more = f" and {len(names) - SCOPES_SHOWN_MAX} more" if len(names) > SCOPES_SHOWN_MAX else ""
-        return ", ".join(names[:SCOPES_SHOWN_MAX]) + more or "none"
-
-    @admin.display(description="scopes granted to its user")
-    def user_scopes(self, device: Device) -> str:
-        return ", ".join(grant.scope for grant in device.user.sync_grants.all()) if device.user else ""
-
-    @admin.display(description="met with")
-    def outcomes(self, device: Device) -> SafeString:
-        lists = {"conflicts": "admin:sync_conflict_changelist", "rejections": "admin:sync_rejection_changelist"}
-        links = ((f"{reverse(address)}?device={device.pk}", name) for name, address in lists.items())
-        return format_html_join(" · ", '<a href="{}">{}</a>', links)
-
-    @admin.display(description="state", ordering="revoked_at")
-    def state(self, device: Device) -> str:
-        if device.revoked_at is not None:
-            return "revoked, to be wiped" if device.wipe else "revoked"
-        return "active" if device.user is None or device.user.is_active else "refused: its user is not active"
-
-    @admin.action(description="Revoke: refuse from now on", permissions=["change"])
-    def revoke(self, request: HttpRequest, devices: QuerySet[Device]) -> None:
-        self._revoke(request, devices, wipe=False)
-
-    @admin.action(description="Revoke and wipe: the app also deletes its data", permissions=["change"])
-    def revoke_and_wipe(self, request: HttpRequest, devices: QuerySet[Device]) -> None:
-        self._revoke(request, devices, wipe=True)
-
-    def _revoke(self, request: HttpRequest, devices: QuerySet[Device], wipe: bool) -> None:
-        done = "Revoked, with wipe" if wipe else "Revoked"
-        for device in devices:
-            revoke(device, wipe)
-            self.log_change(request, device, f"{done}.")
-        self.message_user(request, f"{done}: {', '.join(map(str, devices))}.", messages.SUCCESS)
 
 
 @admin.register(Grant)

@@ -2,17 +2,21 @@
 
 import json
 import re
+from datetime import timedelta
 from html import unescape
 from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.utils import timezone
 
 from devices.enroll import create_code, enroll, revoke
 from devices.models import Device, EnrollmentCode, Grant
+from sync.sql import blocks
+from tests.integration.sync_support import TestDevice, create
 
 pytestmark = pytest.mark.django_db
 
@@ -58,6 +62,62 @@ def test_device_is_found_by_its_user(admin_client: Client, tablet: Device) -> No
     assert "Tablet 12" in page(admin_client, "/admin/devices/device/?q=tablet")
     assert "Tablet 12" not in page(admin_client, "/admin/devices/device/?q=nobody")
     assert "Tablet 12" in page(admin_client, f"/admin/devices/device/?q={tablet.id}")
+
+
+def stuck(device: Device) -> None:
+    now = timezone.now()
+    Device.objects.filter(pk=device.pk).update(
+        last_seen_at=now - timedelta(minutes=5), pending=14, oldest_pending_at=now - timedelta(days=3)
+    )
+
+
+def test_list_marks_and_finds_the_devices_that_are_stuck(admin_client: Client, tablet: Device) -> None:
+    enroll(create_code(["global"]), "Phone 7", "", "", "")
+    stuck(tablet)
+    shown = " ".join(page(admin_client, "/admin/devices/device/?trouble=stuck").split())
+    for fact in ("Tablet 12", "stuck", "14 waiting, oldest 3 days ago", "5 minutes ago"):
+        assert fact in shown
+    assert "Phone 7" not in shown
+    assert "Tablet 12" not in page(admin_client, "/admin/devices/device/?trouble=none")
+    assert page(admin_client, "/admin/devices/device/?trouble=nonsense")
+
+
+def test_device_page_tells_what_waits_and_what_was_refused(admin_client: Client) -> None:
+    device = TestDevice()
+    device.push(create(first_name="good"), *(create(first_name="bad", email="no address") for _ in range(3)))
+    stuck(device.device)
+    shown = " ".join(page(admin_client, f"/admin/devices/device/{device.id}/change/").split())
+    for fact in ("This device is stuck.", "its oldest was 2 days old", "Show the 3: invalid value, Contact"):
+        assert fact in shown
+    for fact in ("1 applied", "3 refused", "4 changes in 30 days", f"device={device.id}&cause=invalid_value"):
+        assert fact in shown
+
+
+def test_device_page_leaves_out_a_count_that_takes_too_long(
+    admin_client: Client, tablet: Device, monkeypatch: Any
+) -> None:
+    slow = "SELECT pg_sleep(3), %(device)s, %(last)s, %(days)s, %(zone)s"
+    monkeypatch.setitem(blocks("device.sql"), "pushed_by_device", slow)
+    monkeypatch.setitem(blocks("device.sql"), "count_seconds", "SET LOCAL statement_timeout = 10 -- %(seconds)s")
+    assert "too many answers" in page(admin_client, f"/admin/devices/device/{tablet.pk}/change/")
+
+
+def test_device_page_shows_only_what_the_person_may_see(client: Client) -> None:
+    device = TestDevice()
+    device.push(create(first_name="bad", email="no address"))
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    for codename in ("view_device", "view_rejection"):
+        viewer.user_permissions.add(Permission.objects.get(codename=codename))
+    client.force_login(viewer)
+    shown = page(client, f"/admin/devices/device/{device.id}/change/")
+    assert "Open conflicts" not in shown
+    assert "invalid value" not in shown
+    assert page(client, "/admin/devices/device/")
+
+
+@pytest.mark.parametrize("key", ["nonsense", "00000000-0000-0000-0000-000000000001"])
+def test_page_of_a_device_that_is_not_there_leads_back(key: str, admin_client: Client) -> None:
+    assert admin_client.get(f"/admin/devices/device/{key}/change/").status_code == 302
 
 
 @pytest.mark.parametrize(("action", "wipe"), [("revoke", False), ("revoke_and_wipe", True)])
