@@ -96,9 +96,14 @@ def _told(device: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def device_side(conflict: Conflict) -> dict[str, Any]:
-    """What the device sent, by field: the values that it set, and the amounts that it added, with their sign."""
+    """What the device has, by field: the values that it set, the rest of a unit as it was, and the amounts it added."""
     sent = conflict.device_values or {}
-    return {**(sent.get("set") or {}), **{name: signed(amount) for name, amount in (sent.get("add") or {}).items()}}
+    unit = {name: conflict.base[name] for name in conflict.fields if conflict.base and name in conflict.base}
+    return {
+        **unit,
+        **(sent.get("set") or {}),
+        **{name: signed(amount) for name, amount in (sent.get("add") or {}).items()},
+    }
 
 
 def signed(amount: Any) -> str:
