@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from syncserver.errors import PROBLEMS, REJECTIONS
+from syncserver.errors import DECISION_REFUSALS, PROBLEMS, REJECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -45,6 +45,12 @@ def test_the_tables_of_codes_are_the_catalogues() -> None:
     problems, rejections = PAGE.split("## Problems")[1].split("## Why a mutation is rejected")
     assert rows(problems) == {code: f"{e.status} | {e.title} | {e.advice}" for code, e in PROBLEMS.items()}
     assert rows(rejections) == dict(REJECTIONS)
+
+
+def test_the_table_of_reasons_not_to_decide_is_the_catalogues() -> None:
+    guide = (ROOT / "docs" / "conflicts.md").read_text()
+    table = guide.split("These are the reasons")[1].split("\n## ")[0]
+    assert rows(table) == dict(DECISION_REFUSALS)
 
 
 def rows(table: str) -> dict[str, str]:
