@@ -77,11 +77,15 @@ def refusal(code: str, field: str | None = None) -> Error:
 def in_turn(work: Callable[[], T]) -> T:
     """Run `work` in a transaction, again where it lost a deadlock.
 
+    No lock is waited for longer than SYNC_PUSH_LOCK_SECONDS_MAX.
     Raises Problem `service_unavailable` when other writers were in the way for too long; then nothing was written.
     """
     for _ in range(1 if connection.in_atomic_block else ATTEMPTS_MAX):
         try:
             with transaction.atomic():
+                with cursor() as bound:
+                    seconds = f"{settings.SYNC_PUSH_LOCK_SECONDS_MAX}s"
+                    bound.execute("SELECT set_config('lock_timeout', %s, true)", [seconds])
                 return work()
         except OperationalError as problem:
             state = getattr(problem.__cause__, "sqlstate", None)
@@ -98,8 +102,6 @@ def lock_devices(devices: Iterable[UUID]) -> None:
     Before anything else is locked, in order of id: pushes do the same.
     """
     with cursor() as bound:
-        seconds = f"{settings.SYNC_PUSH_LOCK_SECONDS_MAX}s"
-        bound.execute("SELECT set_config('lock_timeout', %s, true)", [seconds])
         bound.execute(block("resolve.sql", "lock_devices"), {"devices": array(set(devices))})
 
 

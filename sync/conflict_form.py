@@ -180,14 +180,16 @@ class DecisionForm(forms.Form):
         return {} if self.stakes.row_deleted else None
 
     def _values(self, cleaned: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """What is other than in the row now: that alone is written, and held against the model's rules."""
+        """What is other than in the row now, of a unit all of it: that alone is written, and held against the rules."""
         now = self.stakes.server or {}
         for block in self.blocks:
             pick = cleaned.get(block.key) or ("device" if self.stakes.row_deleted else "")
-            for name in block.names if pick else ():
-                value = self.own(name) if pick == "own" else self.side(pick).get(name)
-                if name not in now or not same(self.kinds[name], value, now[name]):
-                    yield name, value
+            given = {name: self._given(pick, name) for name in block.names} if pick else {}
+            if any(name not in now or not same(self.kinds[name], value, now[name]) for name, value in given.items()):
+                yield from given.items()
+
+    def _given(self, pick: str, name: str) -> Any:
+        return self.own(name) if pick == "own" else self.side(pick).get(name)
 
     def own(self, name: str) -> Any:
         """One's own value in wire form; where it is no value of the field, as it was typed."""

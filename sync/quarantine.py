@@ -173,7 +173,7 @@ def _replay(
     overtaken = _overtaken(found)
     given = {main.pk: mended} if mended is not None else {}
     mutations = [_as_new(each, given.get(each.pk), overtaken.get(each.pk, frozenset())) for each in found]
-    candidates = candidates_of(Batch([mutation for mutation, _ in mutations]), timezone.now())
+    candidates = _when_made(found, candidates_of(Batch([mutation for mutation, _ in mutations]), timezone.now()))
     pusher = _Mender(main.device, _scopes(candidates), person=author)
     try:
         pushed = _Replay(pusher, [mutation for mutation, _ in mutations], candidates, may_try_again=False)
@@ -189,6 +189,17 @@ def _replay(
     ]
     _record(told, given, author, comment)
     return told
+
+
+def _when_made(found: Sequence[Rejection], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with the times of their making as they were corrected when they came, where that is known."""
+    with cursor() as bound:
+        bound.execute(block("resolve.sql", "when_made"), {"ids": array(each.mutation for each in found)})
+        known = dict(bound.fetchall())
+    return [
+        msgspec.structs.replace(candidate, made_at=known.get(each.mutation, candidate.made_at))
+        for each, candidate in zip(found, candidates, strict=True)
+    ]
 
 
 def _rev(pushed: Push, rejection: Rejection) -> int | None:
@@ -302,6 +313,7 @@ def _adopt(found: Sequence[Rejection], ids: Sequence[str]) -> dict[UUID, UUID]:
             adopted[rejection.pk] = conflict.pk
             if rejection.mutation not in taken:  # one whose id was used twice has a conflict of its own
                 conflict.mutation = rejection.mutation
+                taken.add(rejection.mutation)
     Conflict.objects.bulk_update(met.values(), ["mutation"])
     return adopted
 

@@ -23,6 +23,10 @@ LEFT JOIN LATERAL (
 SELECT pg_advisory_xact_lock(hashtextextended(d.id::text, 0))
 FROM (SELECT DISTINCT w.id FROM unnest(%(devices)s::uuid[]) w(id) ORDER BY w.id) d;
 
+-- name: lock_from_references
+-- So that no other row can come to refer to this one.
+SELECT FROM {{table}} t WHERE t.id = %(row)s FOR UPDATE;
+
 -- name: lock_conflicts
 -- Two people decide about a conflict one after the other. In order of id, so that two bulks cannot deadlock on them.
 SELECT FROM sync_conflict c WHERE c.id = ANY (%(ids)s::uuid[]) ORDER BY c.id FOR NO KEY UPDATE;
@@ -73,3 +77,7 @@ JOIN sync_history h ON h.row_id = r.row_id AND h.entity = r.entity AND h.at > r.
     AND h.author = 'device:' || r.device::text AND h.op = 'update'
 CROSS JOIN LATERAL json_object_keys(h.new) k(name)
 GROUP BY w.id;
+
+-- name: when_made
+-- When devices made their mutations, by the server's clock, where a policy asks for it.
+SELECT r.id, r.made_at FROM sync_result r WHERE r.id = ANY (%(ids)s::uuid[]) AND r.made_at IS NOT NULL;

@@ -128,8 +128,17 @@ def change_to(stakes: Stakes, values: Row | None, id: str) -> Change | None:
             "create",
             revived(key.entity, side, checked(key.entity, values, "create" if forgotten else "update")),
         )
+    if apart := [name for unit in entity.declaration.units for name in _apart(stakes, unit, values)]:
+        raise Invalid(*(refusal("unit_apart", name) for name in apart))
     changed = differing(entity, checked(key.entity, values), side.row)
     return Change(id, key, "update", changed) if changed else None
+
+
+def _apart(stakes: Stakes, unit: tuple[str, ...], values: Row) -> list[str]:
+    """The fields of a disputed unit that a decision leaves out while it gives others: half of each would be left."""
+    if stakes.disputed.isdisjoint(unit) or values.keys().isdisjoint(unit):
+        return []
+    return [name for name in unit if name in stakes.names and name not in values]
 
 
 def state_of(stakes: Stakes, values: Row | None) -> State:

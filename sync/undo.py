@@ -60,8 +60,11 @@ def _put_back(key: RowKey, before: Row, after: Row, now: Row | None) -> Row:
 
 
 def _referred_to(key: RowKey) -> bool:
-    """Whether a delete would touch any other row."""
-    model = entities()[key.entity].model
+    """Whether a delete would touch any other row; from now on none can come to refer to it."""
+    entity = entities()[key.entity]
+    model = entity.model
+    with cursor() as bound:
+        bound.execute(block("resolve.sql", "lock_from_references", table=entity.table), {"row": key.row})
     collector = Collector(using=DEFAULT_DB_ALIAS)
     try:
         collector.collect(list(model._default_manager.filter(pk=key.row)))

@@ -145,6 +145,7 @@ DECISION_REFUSALS: Mapping[str, str] = {
     "moved": "This was changed since; look at it, and decide about it alone.",
     "not_at_stake": "This field is not at stake in the conflict.",
     "unknown_values": "What the device had in all of these fields is not known; decide field by field.",
+    "unit_apart": "The fields of a unit are decided together; give all of them.",
     "forbidden": "You have no permission for this.",
     "decided_again": "It was decided anew since; undo that first.",
     "already_undone": "This was undone already.",

@@ -15,10 +15,9 @@ from sync.quarantine import Replayed
 from sync.resolve import Preview
 from sync.stakes import Stakes
 
-COMMENT_LENGTH_MAX = 2_000
 Values = dict[str, Any]
 Revision = Annotated[int, msgspec.Meta(ge=0, le=REVISION_MAX)]
-Comment = Annotated[str, msgspec.Meta(max_length=COMMENT_LENGTH_MAX)]
+Comment = Annotated[str, msgspec.Meta(max_length=settings.SYNC_COMMENT_CHARS_MAX)]
 Ids = Annotated[list[UUID], msgspec.Meta(min_length=1, max_length=settings.SYNC_DECISIONS_MAX)]
 Side = Literal["server", "device"]
 
@@ -65,7 +64,7 @@ class StaffDiscard(msgspec.Struct, forbid_unknown_fields=True):
     """The rejections, and why they are not applied."""
 
     ids: Ids
-    comment: Annotated[str, msgspec.Meta(min_length=1, max_length=COMMENT_LENGTH_MAX)]
+    comment: Annotated[str, msgspec.Meta(min_length=1, max_length=settings.SYNC_COMMENT_CHARS_MAX)]
 
 
 class StaffRevoke(msgspec.Struct, forbid_unknown_fields=True):

@@ -2,11 +2,13 @@
 
 import json
 import threading
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from entities.models import Contact, Customer, Order, OrderLine, Product
 from sync.amend import Invalid
@@ -170,6 +172,28 @@ def test_replay_that_meets_a_conflict_keeps_it_as_one_of_the_device() -> None:
     resolve(found.pk, {"first_name": "Ina"}, rev=stakes_of(found).rev, author=BOSS)
     assert [outcome for _, outcome, _ in outcomes(device)] == ["open", "device"]
     assert {mutation for mutation, *_ in outcomes(device)} == {sent["id"]}
+
+
+def test_replay_is_of_the_time_when_the_device_made_it() -> None:
+    who = employee(1)
+    device = TestDevice("global", f"employee:{who}")
+    customer = Customer.objects.create(name="C")
+    order = Order.objects.create(customer=customer, employee_id=who, ordered_on="2026-11-21", number="1")
+    # The device's clock is a day fast: by it, the change was made later than everything that follows.
+    now = timezone.now()
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    gone = new_id()
+    sent = update(str(order.pk), 1, "order", note="device", customer_id=gone) | {
+        "made_at": (now + day - hour).isoformat()
+    }
+    device.send({"sent_at": (now + day).isoformat(), "mutations": [sent]})
+    Order.objects.filter(pk=order.pk).update(note="office")
+    rejection = Rejection.objects.get()
+    assert rejection.cause == "missing_reference"
+    Customer.objects.create(pk=gone, name="D")
+    (done,) = replay(rejection.pk, None, author=BOSS)
+    order.refresh_from_db()
+    assert (done.status, order.note, str(order.customer_id)) == ("conflict", "office", gone)
 
 
 def test_replay_does_not_bring_back_what_the_device_itself_has_changed_since() -> None:

@@ -377,6 +377,17 @@ def test_bulk_never_deletes_a_row_that_was_edited_since() -> None:
     assert Contact.objects.filter(pk=row).exists()
 
 
+def test_decision_about_half_of_a_unit_is_refused() -> None:
+    customer = Customer.objects.create(name="A", address="1 Road", city="X")
+    base, server = {"address": "0 Road", "city": "W"}, {"address": "1 Road", "city": "X"}
+    found = conflict(TestDevice(), str(customer.pk), {"city": "Y"}, server, base,
+                     entity="customer", fields=["address", "city"])  # fmt: skip
+    with pytest.raises(Invalid) as refused:
+        resolve(found.pk, {"city": "Y"}, rev=1, author=BOSS)
+    assert told(refused) == [("address", "unit_apart")]
+    assert resolve(found.pk, {"city": "Y", "address": "0 Road"}, rev=1, author=BOSS).state == State.DEVICE
+
+
 def test_bulk_takes_no_half_of_what_belongs_together() -> None:
     customer = Customer.objects.create(name="A", address="1 Road", city="X")
     found = conflict(TestDevice(), str(customer.pk), {"city": "Y"}, {"address": "1 Road", "city": "X"},
