@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from unfold.admin import ModelAdmin
 
 from devices.models import Device
@@ -23,6 +24,7 @@ from sync.admin_rejection import BECAME, STATES, Case, DiscardForm, author_of, c
 from sync.amend import Invalid
 from sync.conflict_filters import AgeFilter, DeviceFilter, EntityFilter, as_uuid
 from sync.models import Rejection
+from sync.names import row_names
 from sync.permissions import may_mend, may_view, visible
 from sync.quarantine import discard, replay
 from sync.values import field_label
@@ -31,6 +33,7 @@ from syncserver.errors import REJECTIONS, Problem
 
 GROUPS_MAX = 12  # of the summary, the largest first
 LINES_MAX = 20  # that are told one by one, of many
+NAME_CHARS = 40  # of a row's name, in the list
 CONFIRM = "admin/sync/rejections_confirm.html"
 
 
@@ -97,8 +100,9 @@ class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="refused change", ordering="entity")
     def what(self, rejection: Rejection) -> str:
-        entity = entities().get(rejection.entity)
-        return f"{change_label(rejection)} · {words.name_of(entity, rejection.row_id, sent_by(rejection).values)}"
+        known: str | None = getattr(rejection, "row_name", None)
+        name = known or words.name_of(entities().get(rejection.entity), rejection.row_id, sent_by(rejection).values)
+        return f"{change_label(rejection)} · {Truncator(name).chars(NAME_CHARS)}"
 
     @admin.display(description="what was wrong", ordering="cause")
     def first_error(self, rejection: Rejection) -> str:
@@ -125,7 +129,12 @@ class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
             raise PermissionDenied
         groups = [] if request.method == "POST" else self._groups(request)
         more = {"title": "Quarantine", "groups": groups[:GROUPS_MAX], "groups_more": len(groups) > GROUPS_MAX}
-        return super().changelist_view(request, more | (extra_context or {}))
+        response = super().changelist_view(request, more | (extra_context or {}))
+        if isinstance(response, TemplateResponse) and (cl := (response.context_data or {}).get("cl")):
+            names = row_names((each.entity, str(each.row_id)) for each in cl.result_list)
+            for each in cl.result_list:
+                each.row_name = names.get((each.entity, str(each.row_id)))
+        return response
 
     def _groups(self, request: HttpRequest) -> list[dict[str, Any]]:
         """What waits, counted by device and cause, the largest first. One query."""

@@ -3,11 +3,14 @@
 A test that needs the server to itself, or other settings, takes `acceptance_support.running_server` instead.
 """
 
+import uuid
 from collections.abc import Generator, Iterator
 
 import pytest
+from playwright.sync_api import Browser, StorageState
 
 from tests.acceptance.acceptance_support import Server, running_server
+from tests.acceptance.browser_support import launched, logged_in
 
 _shared = pytest.StashKey[Server]()
 
@@ -18,6 +21,19 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with running_server(tmp_path_factory.mktemp("server")) as running:
         request.config.stash[_shared] = running
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with launched() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def session(browser: Browser, server: Server) -> StorageState:
+    """The cookies of an administrator who has logged in."""
+    name, password = server.superuser(f"boss-{uuid.uuid4().hex[:8]}", "a long pass phrase")
+    return logged_in(browser, server, name, password)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,19 +1,16 @@
 """Real Chromium opens the pages that people use, and finds nothing to complain about."""
 
-import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, expect, sync_playwright
+from playwright.sync_api import Browser, StorageState, expect
 
 from tests.acceptance.acceptance_support import Server
+from tests.acceptance.browser_support import needs_chromium, opened
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium).")
+pytestmark = needs_chromium
 
 NAME = "<script>document.title = 'broken'</script>"
 
@@ -48,46 +45,6 @@ def seen(server: Server) -> Seen:
         found = reader.execute("SELECT id::text FROM sync_rejection WHERE row_id = %s", [customer]).fetchone()
     assert found is not None
     return Seen(device.id, customer, conflict["conflict"], found[0])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@contextmanager
-def opened(browser: Browser, server: Server, session: StorageState | None = None) -> Iterator[Page]:
-    """A page that has nothing to complain about when it is closed.
-
-    A complaint is an error in the console, a script that failed, or an answer of 400 and above.
-    """
-    complaints: list[str] = []
-    context = browser.new_context(base_url=server.url, storage_state=session)
-    page = context.new_page()
-    page.on("console", lambda message: complaints.extend([message.text] if message.type == "error" else []))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "response", lambda answer: complaints.extend([f"{answer.status} {answer.url}"] if answer.status >= 400 else [])
-    )
-    yield page
-    context.close()
-    assert complaints == []
-
-
-@pytest.fixture(scope="module")
-def session(browser: Browser, server: Server) -> StorageState:
-    """The cookies of an administrator who has logged in."""
-    name, password = server.superuser(f"boss-{uuid.uuid4().hex[:8]}", "a long pass phrase")
-    with opened(browser, server) as page:
-        page.goto("/admin/")
-        page.get_by_label("Username").fill(name)
-        page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_text("What syncs, and with whom")).to_be_visible()
-        return page.context.storage_state()
 
 
 @pytest.mark.parametrize(
