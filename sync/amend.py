@@ -138,7 +138,7 @@ def checked(name: str, values: Row, op: str = "update") -> Row:
         raise Invalid(error("unknown_entity"))
     try:
         encoded = msgspec.json.encode(values)
-    except (UnicodeEncodeError, RecursionError, TypeError, ValueError):
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
         raise Invalid(error("invalid_value", None, "A text holds half a character, or is nested too deeply.")) from None
     mutation = Mutation("", name, "", op, set=msgspec.Raw(encoded))  # type: ignore[arg-type]
     found = checker(entity).check(mutation)

@@ -88,7 +88,7 @@ def _changes(request: HttpRequest, found: list[Decision]) -> list[list[tuple[str
                 labels.text(entity.field(n), v),
             )
             for n, v in decision.before.items()
-            if n in decision.after
+            if n in decision.after and decision.after[n] != v
         ]
         for entity, decision in known
         if decision.before is not None and decision.after is not None

@@ -247,7 +247,7 @@ def _as_new(
     left = tuple(name for name, value in wanted.items() if name in overtaken and came.get(name) == value)
     try:
         given = msgspec.json.encode({name: value for name, value in wanted.items() if name not in left})
-    except (UnicodeEncodeError, RecursionError, TypeError, ValueError):
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
         raise Invalid(error("invalid_value", None, "A text holds half a character, or is nested too deeply.")) from None
     kept = {name: amount for name, amount in amounts.items() if mended is None or name not in mended}
     changed = {} if mended is None and not left else {"set": msgspec.Raw(given), "add": _raw(kept)}

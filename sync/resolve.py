@@ -30,6 +30,7 @@ from sync.outcomes import tell
 from sync.sql import array, block, cursor
 from sync.stakes import Stakes, change_to, key_of, moved, stakes_in, state_of, values_of
 from sync.undo import later_decisions, reversal
+from sync.wire import entities
 
 __all__ = [
     "Bulk",
@@ -163,7 +164,7 @@ def preview_many(ids: Iterable[UUID], side: str, *, allowed: Allowed | None = No
         decided = {decision.conflict_id: decision for decision in bulk.decided}
         for conflict in Conflict.objects.filter(pk__in=[*decided, *bulk.refused]).order_by("created_at", "pk"):
             decision, errors = decided.get(conflict.pk), bulk.refused.get(conflict.pk, ())
-            before, after = (decision.before, decision.after) if decision else ({}, {})
+            before, after = _changed(decision) if decision else ({}, {})
             found.append(Preview(conflict, before, after, errors))
         transaction.set_rollback(True)
 
@@ -175,6 +176,15 @@ def preview_many(ids: Iterable[UUID], side: str, *, allowed: Allowed | None = No
     # As they are, and not as they would be.
     now = Conflict.objects.in_bulk([preview.conflict.pk for preview in found])
     return [Preview(now[p.conflict.pk], p.before, p.after, p.errors) for p in found]
+
+
+def _changed(decision: Decision) -> tuple[Any, Any]:
+    """What a decision replaced, and with what, without what stays the same."""
+    before, after = decision.before, decision.after
+    if before is None or after is None:
+        return before, after
+    names = [name for name in after if after[name] != before[name]]
+    return {name: before[name] for name in names}, {name: after[name] for name in names}
 
 
 def _take(side: str, ids: Collection[UUID], author: str, comment: str, allowed: Allowed | None) -> Bulk:
@@ -282,13 +292,18 @@ def _decision(choice: _Choice, now: Side, author: str, comment: str, bulk: UUID 
 
 
 def before_and_after(change: Change | None, side: Side, now: Side) -> tuple[Any, Any]:
-    """What a change replaced, and with what: the whole row where it made or deleted it."""
+    """What a change replaced, and with what: the whole row where it made or deleted it.
+
+    A unit is told whole, so that undoing never puts a half of it back beside what somebody has made of the other.
+    """
     if change is None:
         return {}, {}
     if change.op == "update":
         assert side.row is not None
         assert now.row is not None
-        return {n: side.row.get(n) for n in change.fields}, {n: now.row.get(n) for n in change.fields}
+        units = [unit for unit in entities()[change.key.entity].declaration.units if change.fields.keys() & set(unit)]
+        names = list(dict.fromkeys([*change.fields, *(name for unit in units for name in unit)]))
+        return {name: side.row.get(name) for name in names}, {name: now.row.get(name) for name in names}
     return side.row, now.row
 
 

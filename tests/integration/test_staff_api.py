@@ -4,49 +4,21 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from rest_framework.authtoken.models import Token
 
 from devices.models import Device
 from entities.models import Contact, Customer, Product
 from sync.models import Conflict, Decision, Rejection
 from tests.integration.conflict_support import conflict, disputed, rev_of
+from tests.integration.staff_support import Staff
 from tests.integration.sync_support import TestDevice, contact, create, employee, history, problem
 
 pytestmark = pytest.mark.django_db
 CONTACTS = ["sync.view_conflict", "sync.view_rejection", "entities.view_contact"]
 DECIDES = [*CONTACTS, "sync.change_conflict", "sync.change_rejection", "entities.change_contact"]
-
-
-class Staff:
-    """A person with these permissions (none named: all), who calls with a token."""
-
-    def __init__(self, *names: str, is_staff: bool = True) -> None:
-        self.user = User.objects.create_user(f"u{uuid4()}", is_staff=is_staff, is_superuser=not names)
-        for name in names:
-            app, _, codename = name.partition(".")
-            self.user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-        self.headers = {"authorization": f"Token {Token.objects.create(user=self.user).key}"}
-        self.author = f"user:{self.user.username}"
-
-    def ask(self, path: str, **query: Any) -> Any:
-        return Client().get(f"/api/{path}", query, headers=self.headers)
-
-    def get(self, path: str, **query: Any) -> Any:
-        answer = self.ask(path, **query)
-        assert answer.status_code == 200, answer.content
-        return answer.json()
-
-    def send(self, path: str, body: Any) -> Any:
-        return Client().post(f"/api/{path}", body, "application/json", headers=self.headers)
-
-    def post(self, path: str, body: Any) -> Any:
-        answer = self.send(path, body)
-        assert answer.status_code == 200, answer.content
-        return answer.json()
 
 
 def rejection(entity: str = "contact") -> Rejection:

@@ -54,6 +54,20 @@ def test_undo_leaves_what_somebody_changed_since_and_says_so() -> None:
     assert not Decision.objects.exclude(undone_at=None).exists()
 
 
+def test_undo_puts_no_half_of_a_unit_back() -> None:
+    device, rows = TestDevice(), []
+    for _ in range(2):
+        customer = Customer.objects.create(name="C", address="1 Road", city="X")
+        server, sent = {"address": "1 Road", "city": "X"}, {"address": "1 Road", "city": "Y"}
+        found = conflict(device, str(customer.pk), sent, server, entity="customer", fields=["address", "city"])
+        rows.append((customer, resolve(found.pk, sent, rev=1, author=BOSS)))
+    Customer.objects.filter(pk=rows[0][0].pk).update(address="2 Road")
+    undone = undo([decision.pk for _, decision in rows], author=BOSS)
+    assert reasons(undone.kept) == {rows[0][1].pk: ["moved"]}
+    found_now = {each.pk: (each.address, each.city) for each in Customer.objects.all()}
+    assert found_now == {rows[0][0].pk: ("2 Road", "Y"), rows[1][0].pk: ("1 Road", "X")}
+
+
 def test_undo_keeps_what_others_changed_beside_it() -> None:
     row, found = disputed(TestDevice())
     decision = resolve(found.pk, {"first_name": "Ina"}, rev=2, author=BOSS)
