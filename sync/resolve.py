@@ -29,7 +29,7 @@ from sync.mutation import Error
 from sync.outcomes import tell
 from sync.sql import array, block, cursor
 from sync.stakes import Stakes, change_to, key_of, moved, stakes_in, state_of, values_of
-from sync.undo import later_decisions, reversal
+from sync.undo import later_decisions, referred_to, reversal
 from sync.wire import entities
 
 __all__ = [
@@ -138,9 +138,9 @@ def resolve_many(
 ) -> Bulk:
     """Take the server's or the device's side of many conflicts, in the order in which they came.
 
-    Those that cannot be are told in `refused`, by conflict: what is at stake was changed since (`moved`), a rule
-    forbids it, or the person may not (`forbidden`). Raises ValueError for more than SYNC_DECISIONS_MAX of them, and
-    Problem `service_unavailable`; then nothing was written.
+    Those that cannot be are told in `refused`, by conflict: what is at stake was changed since (`moved`), a delete
+    would touch other rows (`depended_on`), a rule forbids it, or the person may not (`forbidden`). Raises ValueError
+    for more than SYNC_DECISIONS_MAX of them, and Problem `service_unavailable`; then nothing was written.
     """
     wanted = _few(ids)
     return in_turn(lambda: _take(side, wanted, author, comment, allowed))
@@ -203,6 +203,8 @@ def _take(side: str, ids: Collection[UUID], author: str, comment: str, allowed: 
                 continue
             if choice.change is not None and conflict.pk in overwritten:
                 bulk.refused[conflict.pk] = (refusal("moved"),)
+            elif choice.change is not None and choice.change.op == "delete" and referred_to(choice.change.key):
+                bulk.refused[conflict.pk] = (refusal("depended_on"),)
             elif allowed is not None and not allowed(conflict, *_effect(choice.change)):
                 bulk.refused[conflict.pk] = (refusal("forbidden"),)
             else:

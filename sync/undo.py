@@ -44,7 +44,7 @@ def reversal(decision: Decision, side: Side, newest: Mapping[UUID, UUID], rewrit
     if decision.before is None:
         if side.row is None or side.rev != (decision.rev or 0) + 2 * rewritten:
             raise Invalid(refusal("moved"))
-        if _referred_to(key):
+        if referred_to(key):
             raise Invalid(refusal("depended_on"))
         return [Change(id, key, "delete", {})]
     return [Change(id, key, "update", _put_back(key, decision.before, decision.after, side.row))]
@@ -59,7 +59,7 @@ def _put_back(key: RowKey, before: Row, after: Row, now: Row | None) -> Row:
     return before
 
 
-def _referred_to(key: RowKey) -> bool:
+def referred_to(key: RowKey) -> bool:
     """Whether a delete would touch any other row; from now on none can come to refer to it."""
     entity = entities()[key.entity]
     model = entity.model

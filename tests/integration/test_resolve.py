@@ -377,6 +377,16 @@ def test_bulk_never_deletes_a_row_that_was_edited_since() -> None:
     assert Contact.objects.filter(pk=row).exists()
 
 
+def test_bulk_takes_no_other_row_along() -> None:
+    customer = Customer.objects.create(name="C")
+    child = Contact.objects.create(first_name="Ana", customer=customer)
+    found = conflict(TestDevice(), str(customer.pk), {}, {"name": "C"}, op="delete", entity="customer")
+    assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["depended_on"]}
+    child.delete()
+    assert len(resolve_many([found.pk], "device", author=BOSS).decided) == 1
+    assert not Customer.objects.exists()
+
+
 def test_decision_about_half_of_a_unit_is_refused() -> None:
     customer = Customer.objects.create(name="A", address="1 Road", city="X")
     base, server = {"address": "0 Road", "city": "W"}, {"address": "1 Road", "city": "X"}
