@@ -2,13 +2,22 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sync.checker import checker
 from sync.decide import Candidate, RowKey
 from sync.mutation import Batch, Mutation, Values, error
 from sync.rules import rules_of
 from sync.wire import Entity, entities, references_of
+
+# Nearer to the ends of the calendar a moment cannot be shown in every time zone, and not even be read back.
+FIRST_MOMENT = datetime.min.replace(tzinfo=UTC) + timedelta(days=2)
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - timedelta(days=2)
+
+
+def within_calendar(at: datetime) -> datetime:
+    """A device's time in UTC. Its clock may say anything."""
+    return max(FIRST_MOMENT, min(at, LAST_MOMENT)).astimezone(UTC)
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,16 @@ class Clock:
     sent_at: datetime | None
 
     def server_time(self, made_at: datetime | None) -> datetime | None:
-        if made_at is None or self.sent_at is None:
-            return made_at and min(made_at.astimezone(UTC), self.now)
+        if made_at is None:
+            return None
+        made = within_calendar(made_at)
+        if self.sent_at is None:
+            return min(made, self.now)
+        skew = self.now - within_calendar(self.sent_at)
         try:
-            return min((made_at + (self.now - self.sent_at)).astimezone(UTC), self.now)
-        except OverflowError:  # at the end of the year 9999, say
-            return self.now
+            return min(made + skew, self.now)
+        except OverflowError:
+            return FIRST_MOMENT if skew < timedelta() else self.now
 
 
 def candidates_of(batch: Batch, now: datetime) -> list[Candidate]:

@@ -13,7 +13,7 @@ from django.db.models import ProtectedError, RestrictedError
 from django.utils import timezone
 
 from sync import decide as core
-from sync.candidates import candidates_of
+from sync.candidates import candidates_of, within_calendar
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Batch, Error, Mutation, error, parse_batch
@@ -338,7 +338,7 @@ class Push:
             device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
             fields=list(record.fields),
             mixed=sorted(record.mixed),
-            made_at=mutation.made_at,
+            made_at=mutation.made_at and within_calendar(mutation.made_at),
             group=mutation.group,
             policy=record.policy,
             state=record.decision,

@@ -181,6 +181,28 @@ def test_push_latest_wins_corrects_a_wrong_clock_and_never_believes_the_future()
     assert (result["status"], result["row"]["note"]) == ("conflict", "office again")
 
 
+@pytest.mark.parametrize("made_at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00"])
+@pytest.mark.parametrize("sent_at", [None, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00"])
+def test_push_at_the_ends_of_the_calendar_is_answered_and_its_record_can_be_read(
+    made_at: str, sent_at: str | None
+) -> None:
+    who = employee(1)
+    row = str(order(who).pk)
+    Order.objects.update(note="office")
+    device = TestDevice("global", f"employee:{who}")
+    device.push(note(row, "device", made_at), sent_at=sent_at)
+    assert Conflict.objects.get().made_at is not None
+
+
+def test_push_made_long_before_it_was_sent_is_no_later_than_anything() -> None:
+    who = employee(1)
+    row = str(order(who).pk)
+    Order.objects.update(note="office")
+    device = TestDevice("global", f"employee:{who}")
+    (result,) = device.push(note(row, "device", "0001-01-05T00:00:00Z"), sent_at="9999-12-25T00:00:00Z")
+    assert (result["status"], result["row"]["note"]) == ("conflict", "office")
+
+
 # --- what the history tells ---
 
 
