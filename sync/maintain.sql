@@ -53,7 +53,14 @@ WITH old AS (
 SELECT count(*) FROM forgotten;
 
 -- name: forget_results
-WITH forgotten AS (DELETE FROM sync_result WHERE at < now() - make_interval(days => %(days)s) RETURNING 1)
+-- What is kept as a conflict or in quarantine is not forgotten: sent again, it would be applied beside its record.
+WITH forgotten AS (
+    DELETE FROM sync_result r
+    WHERE r.at < now() - make_interval(days => %(days)s)
+      AND NOT EXISTS (SELECT FROM sync_conflict c WHERE c.mutation = r.id)
+      AND NOT EXISTS (SELECT FROM sync_rejection q WHERE q.mutation = r.id)
+    RETURNING 1
+)
 SELECT count(*) FROM forgotten;
 
 -- name: forget_outcomes

@@ -8,7 +8,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from sync.prune import prune
-from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql
+from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql, update
 
 OLD_TICK = (
     "INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
@@ -56,6 +56,17 @@ def test_prune_forgets_old_answers_and_months_and_keeps_young_ones() -> None:
     counts = prune()
     assert (counts["answers"], counts["months of history"]) == (1, 1)
     assert [result.get("replayed", False) for result in device.push(young)] == [True]
+
+
+def test_prune_keeps_the_answer_of_what_is_kept_as_a_conflict_or_in_quarantine() -> None:
+    device, row = TestDevice(), new_id()
+    sql(CONTACT, [row, "Ana"])
+    sql("UPDATE entities_contact SET first_name = 'Eva'")
+    late = [update(row, 1, first_name="Ina"), create(hat=1)]
+    assert device.statuses(*late) == ["conflict", "rejected"]
+    sql("UPDATE sync_result SET at = now() - interval '31 days'")
+    prune()
+    assert [result.get("replayed", False) for result in device.push(*late)] == [True, True]
 
 
 def test_prune_waits_for_no_writer_and_leaves_what_one_holds_to_the_next_run() -> None:
