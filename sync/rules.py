@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -41,7 +42,7 @@ def _guarded(entity: Entity, resolver: Resolver) -> Resolver:
         base: Mapping[str, Any] | None, server: Mapping[str, Any], device: Mapping[str, Any]
     ) -> Mapping[str, Any] | Ask:
         try:
-            answer = resolver(base, server, device)
+            answer = resolver(*deepcopy((base, server, device)))  # what it does to them changes nothing
             if isinstance(answer, Ask):
                 return answer
             values = msgspec.json.encode(dict(answer))

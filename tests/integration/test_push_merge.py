@@ -106,6 +106,20 @@ def test_push_function_that_fails_leaves_the_dispute_to_a_person(monkeypatch: py
     assert (result["status"], record(row)[0]) == ("conflict", "open")
 
 
+def test_push_function_that_writes_into_what_it_is_given_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def into_the_server(_base: Any, server: Any, device: Any) -> Any:
+        server["first_name"] += f" {device['first_name']}"
+        device["first_name"] = server["first_name"]
+        return server
+
+    with_policy(monkeypatch, "contact", first_name=into_the_server)
+    row = contact()
+    Contact.objects.filter(pk=row).update(first_name="server")
+    (result,) = TestDevice().push(update(row, 1, first_name="device"))
+    assert (result["status"], result["state"], result["row"]["first_name"]) == ("merged", "mixed", "server device")
+    assert record(row)[3] == {"first_name": "server"}
+
+
 def with_policy(monkeypatch: pytest.MonkeyPatch, entity: str, delete: str | None = None, **policies: Any) -> None:
     """Merge an entity by other policies than it declares."""
 
