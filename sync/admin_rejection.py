@@ -22,7 +22,7 @@ from sync.admin_mend import COMMENT_LENGTH_MAX, OMIT, SET, MendForm, Sent, initi
 from sync.amend import Invalid
 from sync.models import Rejection
 from sync.mutation import Error
-from sync.permissions import may_mend
+from sync.permissions import may_mend, visible
 from sync.quarantine import Replayed, discard, replay, waiting_with
 from sync.timeline import Now, row_now
 from sync.values import Labels
@@ -51,6 +51,7 @@ ADVICE = {
     "missing_reference": "Choose a row that is there; or mend the change that makes that row, and this goes with it.",
     "group_failed": "Mend the member of the group that was refused: the whole group goes with it.",
     "id_reused": "The app gave one id to two changes: the first was applied, this one was not.",
+    "not_a_counter": "An amount cannot be mended: make the change in the row's own page, then discard this.",
     "internal_error": "It was the server's fault: replay it as it is.",
 }
 
@@ -85,8 +86,9 @@ class Case:
 
     @cached_property
     def waiting(self) -> Sequence[Rejection]:
-        """Those that go with it when it is replayed."""
-        return [each for each in waiting_with(self.rejection) if each.pk != self.rejection.pk] if self.is_open else []
+        """Those that go with it when it is replayed, of those that the user may replay."""
+        found = waiting_with(self.rejection) if self.is_open else []
+        return [each for each in found if each.pk != self.rejection.pk and may_mend(self.request.user, [each])]
 
     @property
     def is_open(self) -> bool:
@@ -119,6 +121,9 @@ def rejection_page(case: Case) -> HttpResponse:
     """The page; and what its two buttons do."""
     if case.request.method != "POST":
         return _shown(case, case.form())
+    if not case.is_open:
+        messages.warning(case.request, "Somebody decided about it meanwhile. Nothing was done.")
+        return HttpResponseRedirect(case.request.path)
     if not case.may_mend:
         raise PermissionDenied
     return _discarded(case) if "discard" in case.request.POST else _replayed(case)
@@ -193,7 +198,6 @@ def _shown(
         form.add_refusals(errors)
     rejection, entity = case.rejection, case.entity
     found = [(error.get("field"), error["code"], words.plain(error["message"])) for error in rejection.errors]
-    general = [(words.label(entity, name), told, code) for name, code, told in found]
     marked = {name for name, _, _ in found}
     context = dict(case.site_context) | {
         "title": f"Refused change of {case.title}",
@@ -206,7 +210,10 @@ def _shown(
         "received": words.moment(rejection.created_at),
         "decided": words.moment(rejection.decided_at),
         "decided_by": rejection.decided_by.removeprefix("user:"),
-        "errors": [(label, message, ADVICE.get(code, "")) for label, message, code in general],
+        "errors": [
+            (words.label(entity, name), told, ADVICE.get("not_a_counter" if name in case.sent.amounts else code, ""))
+            for name, code, told in found
+        ],
         "refused_again": [words.plain(error.message) for error in errors] if form is None else [],
         "form": form,
         "lines": _lines(case, form, marked) if form and case.is_open else [],
@@ -321,7 +328,8 @@ def _group(case: Case) -> list[Rejection]:
     if case.rejection.group is None:
         return []
     same = Q(group=case.rejection.group, device=case.rejection.device) & ~Q(pk=case.rejection.pk)
-    return list(Rejection.objects.filter(same).order_by("created_at", "place")[:MEMBERS_SHOWN_MAX])
+    members = visible(case.request.user, Rejection.objects.filter(same))
+    return list(members.order_by("created_at", "place")[:MEMBERS_SHOWN_MAX])
 
 
 def _row_address(case: Case) -> str:

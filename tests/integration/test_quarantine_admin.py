@@ -339,8 +339,29 @@ def test_what_was_decided_meanwhile_is_not_decided_again(admin_client: Client, d
     rejection = bad_email(device)
     data = sent(rejection, email="ana@example.org")
     Rejection.objects.update(state="discarded")
-    assert admin_client.post(page(rejection), data).status_code == 403
+    assert "Somebody decided about it meanwhile" in text(admin_client.post(page(rejection), data, follow=True))
     assert not Contact.objects.exists()
+
+
+def test_what_goes_with_it_is_not_shown_to_who_may_not_see_it(client: Client, device: TestDevice) -> None:
+    customer, group = new_id(), new_id()
+    parent = refused(device, create("customer", row=customer, name=""), create(first_name="Ana", customer_id=customer))
+    grouped = refused(
+        device, create("customer", name="") | {"group": group}, create(first_name="Eva") | {"group": group}
+    )
+    clerk(client, *(name.replace("contact", "customer") for name in MEND))
+    for rejection in (parent, grouped):
+        found = shown(client, page(rejection))
+        assert "Discard it instead" in found
+        assert "Create contact" not in found
+
+
+def test_amount_that_was_refused_is_explained(admin_client: Client, device: TestDevice) -> None:
+    product = Product.objects.create(code="1", name="Chai")
+    rejection = refused(device, update(str(product.pk), 1, "product", name="Chai") | {"add": {"name": 2}})
+    assert "An amount cannot be mended" in shown(admin_client, page(rejection))
+    assert "is there" in shown(admin_client, page(rejection))
+    assert admin_client.post(page(rejection), {"replay": "", "set-name": "Chai"}).status_code == 200
 
 
 # --- discarding
