@@ -207,6 +207,7 @@ def _shown(
         "kind": words.kind_of(rejection.entity),
         "did": DID.get(rejection.op, rejection.op),
         "state": words.badge(STATES[rejection.state], rejection.get_state_display()),
+        "made": words.dated(case.sent.made_at),
         "received": words.moment(rejection.created_at),
         "decided": words.moment(rejection.decided_at),
         "decided_by": rejection.decided_by.removeprefix("user:"),

@@ -102,6 +102,17 @@ def difference(old: Any, new: Any, field: Field | None = None, labels: Labels = 
     return format_html_join("", "{}", ((format_html(_TAGS[piece.kind], piece.text),) for piece in runs(old, new)))
 
 
+def dated(at: str | None) -> SafeString | None:
+    """A moment in wire form, as a device told it; whatever else it told as it came."""
+    if at is None:
+        return None
+    with suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(at)
+        if found.tzinfo is not None:
+            return format_html('{} <span class="sy-quiet">{}</span>', moment(found), absolute(found))
+    return format_html("{}", at)
+
+
 # What the decoder says of a value, as people would put it; anything else is told as it is.
 _PLAIN = (
     (re.compile(r"Expected `str` of length <= (\d+)"), r"At most \1 characters are allowed."),
