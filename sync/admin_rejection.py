@@ -24,7 +24,7 @@ from sync.models import Rejection
 from sync.mutation import Error
 from sync.permissions import may_mend, visible
 from sync.quarantine import Replayed, discard, replay, waiting_with
-from sync.timeline import Now, row_now
+from sync.timeline import Now, row_now, values_at
 from sync.values import Labels
 from sync.wire import Entity, Field, entities
 from syncserver.errors import Problem
@@ -79,6 +79,15 @@ class Case:
     @cached_property
     def now(self) -> Now:
         return row_now(self.rejection.entity, self.rejection.row_id)
+
+    @cached_property
+    def moved(self) -> frozenset[str]:
+        """The fields that others have changed since the version that the device knew."""
+        base, now = self.sent.base or 0, self.now
+        if self.entity is None or now.values is None or not 0 < base < now.rev:
+            return frozenset()
+        then = values_at(self.entity, self.rejection.row_id, [base]).get(base, {})
+        return frozenset(name for name, value in then.items() if now.values.get(name) != value)
 
     @cached_property
     def device(self) -> Device | None:
@@ -267,6 +276,7 @@ def _lines(case: Case, form: MendForm, marked: set[str | None], others: bool = F
                 "sent": words.value(case.sent.values.get(field.name), field, case.labels) if sent else None,
                 "tell_sent": sent and (form.is_bound or _hides(field, case.sent.values[field.name], case.labels)),
                 "now": words.value((case.now.values or {}).get(field.name), field, case.labels),
+                "moved": field.name in case.moved,
                 "same": sent and (case.now.values or {}).get(field.name) == case.sent.values[field.name],
             }
         )

@@ -167,7 +167,7 @@ def test_version_is_restored_and_reaches_the_device(server: Server, phone: Repli
     expect(page.locator("#rev-2 ins")).to_have_text("Friday")
     expect(page.locator("#rev-2 del")).to_have_text("Monday")
     page.locator("#rev-1").get_by_role("link", name="Restore this version").click()
-    expect(page.locator("#content")).to_contain_text("call on Monday")
+    expect(page.get_by_role("row", name="Note").locator("ins")).to_have_text("Monday")
     page.get_by_role("button", name="Restore version 1").click()
     expect(page.locator("#main")).to_contain_text("Version 1 is restored")
     phone.sync()

@@ -324,6 +324,18 @@ def test_replay_that_meets_a_conflict_leads_to_it(admin_client: Client, device: 
     assert "It met a conflict" in text(answer)
 
 
+@pytest.mark.parametrize("base", [1, 2, 3, 2**62])
+def test_page_marks_what_others_changed_since_the_device_saw_it(
+    base: int, admin_client: Client, device: TestDevice
+) -> None:
+    row = contact("Ana")
+    Contact.objects.update(note="call on Monday")
+    Contact.objects.update(title="Owner")
+    rejection = refused(device, update(row, base, email="no address", note="call on Friday"))
+    found = shown(admin_client, page(rejection))
+    assert found.count("changed since the device saw it") == {1: 2, 2: 1}.get(base, 0)
+
+
 def test_delete_is_replayed(admin_client: Client, device: TestDevice) -> None:
     customer = Customer.objects.create(name="Alfreds Futterkiste")
     order = Order.objects.create(customer=customer, ordered_on="2026-11-21")

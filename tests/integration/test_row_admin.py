@@ -183,7 +183,7 @@ def test_row_page_shows_the_first_of_many_devices(admin_client: Client, monkeypa
 def test_version_is_restored_by_the_user(admin_client: Client) -> None:
     row = edited()
     preview = shown(admin_client, address(row, 2, "restore"))
-    assert "call on Monday" in preview
+    assert "call on <del>Friday</del><ins>Monday</ins>" in preview
     found = text(restore(admin_client, row, 2, 3))
     assert "Version 2 is restored" in found
     restored = Contact.objects.get()
