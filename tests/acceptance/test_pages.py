@@ -57,7 +57,7 @@ def seen(server: Server) -> Seen:
         ("/admin/sync/conflict/", "the server's values stay"),
         ("/admin/sync/conflict/{conflict}/change/", "030-2222222"),
         ("/admin/sync/rejection/", "Devices cannot change this field."),
-        ("/admin/sync/rejection/{rejection}/change/", "read_only_field"),
+        ("/admin/sync/rejection/{rejection}/change/", "Devices cannot change this field."),
         ("/admin/entities/customer/", NAME),
         ("/admin/entities/customer/{customer}/change/", NAME),
         ("/admin/entities/customer/{customer}/history/", "030-0074321"),
