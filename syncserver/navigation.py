@@ -1,6 +1,5 @@
 """The admin's frame: its icon, its stylesheet, and the sidebar, which goes by task."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.admin import site
@@ -13,6 +12,7 @@ from django.utils.text import capfirst
 from devices.models import Device, EnrollmentCode, Grant
 from sync.declare import declarations
 from sync.models import Conflict, Rejection
+from sync.permissions import visible
 
 WAITING_SHOWN_MAX = 999  # a badge is to be read at a glance
 
@@ -27,30 +27,28 @@ def stylesheet(_request: HttpRequest | None = None) -> str:
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """What the user may open, in the order in which people need it; a badge says how much waits for a person."""
-    conflicts, rejections = _waiting(request)
-    groups = [
-        (
-            "",
-            [
-                {"title": "Overview", "icon": "space_dashboard", "link": reverse("admin:index")},
-                _item(request, Conflict, "Conflicts", "call_split", conflicts),
-                _item(request, Rejection, "Quarantine", "shield", rejections),
-            ],
-        ),
-        (
-            "Devices",
-            [
-                _item(request, Device, "Devices", "devices"),
-                _item(request, EnrollmentCode, "Enrolment codes", "qr_code_2"),
-                _item(request, Grant, "Grants", "key"),
-            ],
-        ),
-        ("Data that syncs", [_item(request, d.model, icon="table_rows") for d in declarations()]),
-        ("Pre-existing systems", _of_app(request, "legacy", {"run": "sync_alt", "link": "link", "deadletter": "mail"})),
-        ("People", _of_app(request, "auth", {"user": "person", "group": "group"})),
-    ]
+    groups: dict[str, list[dict[str, Any]]] = {
+        "": [
+            {"title": "Overview", "icon": "space_dashboard", "link": reverse("admin:index")},
+            _item(request, Conflict, "Conflicts", "call_split", "state=open"),
+            _item(request, Rejection, "Quarantine", "shield"),
+        ],
+        "Devices": [
+            _item(request, Device, "Devices", "devices"),
+            _item(request, EnrollmentCode, "Enrolment codes", "qr_code_2"),
+            _item(request, Grant, "Grants", "key"),
+        ],
+        "Data that syncs": [_item(request, d.model, icon="table_rows") for d in declarations()],
+        "Pre-existing systems": _of_app(request, "legacy", {"run": "sync_alt", "link": "link", "deadletter": "mail"}),
+        "People": _of_app(request, "auth", {"user": "person", "group": "group"}),
+    }
+    _badge(request, groups[""])
+    told = {item["link"].partition("?")[0] for items in groups.values() for item in items if item}
+    others = [_item(request, model, icon="database") for model in site._registry]
+    groups["More"] = [item for item in others if item and item["link"] not in told]
     return [
-        {"title": title, "separator": bool(title), "items": [item for item in items if item]} for title, items in groups
+        {"title": title, "separator": bool(title), "items": [item for item in items if item]}
+        for title, items in groups.items()
     ]
 
 
@@ -59,25 +57,23 @@ def _of_app(request: HttpRequest, label: str, icons: dict[str, str]) -> list[dic
     return [_item(request, models[name], icon=icon) for name, icon in icons.items() if name in models]
 
 
-def _item(request: HttpRequest, model: type[Model], title: str = "", icon: str = "", badge: int = 0) -> dict[str, Any]:
+def _item(request: HttpRequest, model: type[Model], title: str = "", icon: str = "", query: str = "") -> dict[str, Any]:
     """A link to the list of a model, or nothing where the user may not see it."""
     page = site._registry.get(model)
     if page is None or not page.has_view_or_change_permission(request):
         return {}
     meta = model._meta
-    item = {
+    address = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist")
+    return {
         "title": title or capfirst(str(meta.verbose_name_plural)),
         "icon": icon,
-        "link": reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"),
+        "link": f"{address}?{query}" if query else address,
     }
-    if badge:
-        item["badge"] = str(badge) if badge <= WAITING_SHOWN_MAX else f"{WAITING_SHOWN_MAX}+"
-    return item
 
 
-def _waiting(request: HttpRequest) -> Iterable[int]:
-    """How many conflicts and rejections wait for a person, of those whose list the user may see."""
-    for model, state in ((Conflict, Conflict.State.OPEN), (Rejection, Rejection.State.OPEN)):
-        page = site._registry[model]
-        seen = page.has_view_or_change_permission(request)
-        yield model._default_manager.filter(state=state).count() if seen else 0
+def _badge(request: HttpRequest, items: list[dict[str, Any]]) -> None:
+    """Say on the links to conflicts and quarantine how many of them wait for a person, of those the user may see."""
+    for item, model in zip(items[1:], (Conflict, Rejection), strict=True):
+        count = visible(request.user, model._default_manager.filter(state="open")).count() if item else 0
+        if count:
+            item["badge"] = str(count) if count <= WAITING_SHOWN_MAX else f"{WAITING_SHOWN_MAX}+"

@@ -78,6 +78,7 @@ UNFOLD = {
     "SITE_URL": None,  # there is no site behind it to view
     "SITE_ICON": "syncserver.navigation.icon",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "syncserver.navigation.icon"}],
+    "DASHBOARD_CALLBACK": "sync.front_page.told",
     "STYLES": ["syncserver.navigation.stylesheet"],
     "SIDEBAR": {"navigation": "syncserver.navigation.sidebar"},
     "COLORS": {

@@ -6,7 +6,8 @@ from drf_spectacular.views import SpectacularSwaggerView
 
 from syncserver.openapi import openapi_yaml
 
-admin.site.index_title = "What syncs, and with whom"
+admin.site.index_title = "What needs attention"
+admin.site.index_template = "admin/sync/front_page.html"
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),

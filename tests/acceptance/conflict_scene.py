@@ -19,8 +19,9 @@ from devices.enroll import create_code, enroll
 from devices.models import Device
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.capture import authored
-from sync.models import Conflict, History
+from sync.models import Conflict, History, Rejection
 from syncserver import environment
+from syncserver.errors import REJECTIONS
 
 NORTHWIND = environment.BASE_DIR / "data" / "northwind"
 HERO = uuid.UUID("0198a6d2-0000-7000-8000-000000000001")  # the conflict that pictures show
@@ -53,6 +54,8 @@ class Scene:
         self._hero()
         self._others()
         self._decided()
+        self._refused()
+        self._days()
 
     # --- who and what there is ---
 
@@ -222,6 +225,39 @@ class Scene:
                 met=met,
                 state=states[number % len(states)],
                 by="user:anna" if number % 3 else "",
+            )
+
+    def _refused(self) -> None:
+        told = [("unique", "name"), ("missing_reference", "customer_id"), ("invalid_value", "email")]
+        for number, (code, field) in enumerate(told):
+            record = Rejection.objects.create(
+                mutation=uuid.UUID(int=self.random.getrandbits(128)),
+                digest=uuid.UUID(int=self.random.getrandbits(128)),
+                device=self.devices["Van 2"].pk,
+                entity="contact",
+                row_id=uuid.UUID(int=self.random.getrandbits(128)),
+                op="create",
+                body="{}",
+                errors=[{"field": field, "code": code, "message": REJECTIONS[code]}],
+                cause=code,
+            )
+            Rejection.objects.filter(pk=record.pk).update(created_at=self.now - timedelta(hours=5 + 9 * number))
+        late = self.now - timedelta(hours=31)
+        Device.objects.filter(name="Van 2").update(pending=14, oldest_pending_at=late)
+
+    def _days(self) -> None:
+        """Answers of two weeks, as working days and weekends have them."""
+        rows = []
+        for before in range(14):
+            day = self.now - timedelta(days=before)
+            busy = 0.15 if day.weekday() >= 5 else 1
+            for status, most in (("applied", 160), ("merged", 42), ("conflict", 9), ("rejected", 5)):
+                rows += [(status, day - timedelta(minutes=1))] * int(self.random.uniform(0.5, 1) * most * busy)
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO sync_result (id, device, digest, status, at) "
+                "VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), %s, %s)",
+                rows,
             )
 
     # --- how it is written ---

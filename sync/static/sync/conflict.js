@@ -4,7 +4,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("decision");
   if (!form) return;
-  const blocks = [...form.querySelectorAll(".block")];
+  const blocks = [...form.querySelectorAll(".stake")];
   const picked = (block) => block.querySelector("input[type=radio]:checked");
 
   // --- the row as it will be ---
