@@ -34,7 +34,8 @@ def own_field(entity: Entity, name: str, value: Any, viewable: Container[str]) -
     if made is not None:
         made.label = capfirst(str(found.model_field.verbose_name))
         made.initial = from_wire(found, value)
-        made.widget.attrs |= {"data-own": name, "autocomplete": "off"}
+        told = {"aria-label": f"Another value of {made.label}", "autocomplete": "off"}
+        made.widget.attrs |= {"data-own": name, **told}
     return made
 
 

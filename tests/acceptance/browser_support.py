@@ -1,4 +1,4 @@
-"""Real Chromium as people use it: pages that may not complain, and what a check of their accessibility finds."""
+"""Real Chromium, as people use the admin with it."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, StorageState, expect, sync_playwright
+from playwright.sync_api import Browser, Page, StorageState, sync_playwright
 
 from tests.acceptance.acceptance_support import Server
 
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium).")
-WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+PASSWORD = "a long pass phrase"  # of people who exist for one test
+
+_STAFF = """
+from django.contrib.auth.models import Permission, User
+user = User.objects.create_user({name!r}, password={password!r}, is_staff=True)
+user.user_permissions.set(Permission.objects.filter(codename__in={permissions!r}))
+"""
 
 
 @contextmanager
@@ -25,37 +31,58 @@ def launched() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, server: Server, session: StorageState | None = None, **context: Any) -> Iterator[Page]:
-    """A page that has nothing to complain about when it is closed.
+def opened(
+    browser: Browser, server: Server, session: StorageState | None = None, may_refuse: bool = False, **context: Any
+) -> Iterator[Page]:
+    """A page that has nothing to complain about when it is closed, and asks no other host for anything.
 
-    A complaint is an error in the console, a script that failed, or an answer of 400 and above.
+    A complaint is a script that failed, and, unless it `may_refuse`, an error in the console or an answer of 400
+    and above.
     """
     complaints: list[str] = []
     made = browser.new_context(base_url=server.url, storage_state=session, **context)
     page = made.new_page()
-    page.on("console", lambda message: complaints.extend([message.text] if message.type == "error" else []))
+    if not may_refuse:
+        page.on("console", lambda message: complaints.extend([message.text] if message.type == "error" else []))
+        page.on(
+            "response",
+            lambda answer: complaints.extend([f"{answer.status} {answer.url}"] if answer.status >= 400 else []),
+        )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "response", lambda answer: complaints.extend([f"{answer.status} {answer.url}"] if answer.status >= 400 else [])
-    )
+    page.on("request", lambda request: complaints.extend([] if _ours(request.url, server) else [request.url]))
     yield page
     made.close()
     assert complaints == []
 
 
-def logged_in(browser: Browser, server: Server, name: str, password: str) -> StorageState:
-    """The cookies of a person who has logged in to the admin."""
+def _ours(url: str, server: Server) -> bool:
+    return url.startswith((f"{server.url}/", "data:", "blob:"))
+
+
+def logged_in(browser: Browser, server: Server, name: str, password: str = PASSWORD) -> StorageState:
+    """The cookies of somebody who has logged in."""
     with opened(browser, server) as page:
         page.goto("/admin/")
         page.get_by_label("Username").fill(name)
         page.get_by_label("Password").fill(password)
         page.get_by_role("button", name="Log in").click()
-        expect(page.locator("#main")).to_be_visible()
+        page.wait_for_url("**/admin/")
         return page.context.storage_state()
 
 
-def barriers(page: Page, within: str = "#content") -> list[str]:
-    """What keeps people from using a part of the page, by WCAG 2.1 AA: the rule, and where it is broken."""
-    options = {"runOnly": {"type": "tag", "values": WCAG}, "resultTypes": ["violations"]}
-    found = Axe().run(page, context=within, options=options).response["violations"]
-    return [f"{each['id']}: {node['target']} {node['html'][:120]}" for each in found for node in each["nodes"]]
+def staff(server: Server, name: str, *permissions: str) -> str:
+    """Make somebody of the staff with these permissions alone, such as `view_conflict`; the name."""
+    script = _STAFF.format(name=name, password=PASSWORD, permissions=permissions)
+    server.manage("shell", "--no-imports", "-c", script)
+    return name
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe finds that keeps people from using a page: only what it calls serious or critical."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in found
+        if fault["impact"] in {"serious", "critical"}
+        for node in fault["nodes"]
+    ]
