@@ -3,7 +3,7 @@
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from sync.text_diff import Piece, pieces
+from sync.text_diff import Run, runs
 
 SHORT_CHARS = 60  # a text of that length is read at a glance: what is gone from it is not shown within it
 SAME_SHOWN_CHARS = 160  # of a longer stretch that is the same, before and after what is folded away
@@ -16,39 +16,37 @@ def marked(before: str | None, after: str) -> SafeString:
     """`after`, with what was added to `before` marked, and in a long text what was removed from it too."""
     if before is None or before == after:
         return format_html("{}", after)
-    found = pieces(before, after)
+    found = runs(before, after)
     if max(len(before), len(after)) <= SHORT_CHARS:
-        found = [piece for piece in found if piece.kind != "removed"]
-    shown = (_piece(piece, first=at == 0, last=at == len(found) - 1) for at, piece in enumerate(found))
-    return format_html_join("", "{}", ((each,) for each in shown))
+        found = [run for run in found if run.kind != "removed"]
+    pieces = (_piece(run, first=at == 0, last=at == len(found) - 1) for at, run in enumerate(found))
+    return format_html_join("", "{}", ((piece,) for piece in pieces))
 
 
-def _piece(piece: Piece, first: bool, last: bool) -> SafeString:
+def _piece(run: Run, first: bool, last: bool) -> SafeString:
     """One run; the middle of a long one that is the same can be unfolded."""
     lead, tail = (0 if first else SAME_SHOWN_CHARS), (0 if last else SAME_SHOWN_CHARS)
-    if piece.kind != "same" or len(piece.text) <= 2 * SAME_SHOWN_CHARS + 40:
-        return format_html(_TAGS[piece.kind], piece.text)
-    middle = piece.text[lead : len(piece.text) - tail]
+    if run.kind != "same" or len(run.text) <= 2 * SAME_SHOWN_CHARS + 40:
+        return format_html(_TAGS[run.kind], run.text)
+    middle = run.text[lead : len(run.text) - tail]
     return format_html(
         "{}<details><summary>{} characters the same</summary>{}</details>{}",
-        piece.text[:lead],
+        run.text[:lead],
         f"{len(middle):,}",
         middle,
-        piece.text[len(piece.text) - tail :] if tail else "",
+        run.text[len(run.text) - tail :] if tail else "",
     )
 
 
 def excerpt(before: str, after: str) -> SafeString:
     """Only the places where a long text was changed, each with a little of what is around it."""
-    found = pieces(before, after)
+    found = runs(before, after)
     last = len(found) - 1
-    shown = (
-        format_html(
-            _TAGS[piece.kind], _near(piece.text, at == 0, at == last) if piece.kind == "same" else _cut(piece.text)
-        )
-        for at, piece in enumerate(found)
+    pieces = (
+        format_html(_TAGS[run.kind], _near(run.text, at == 0, at == last) if run.kind == "same" else _cut(run.text))
+        for at, run in enumerate(found)
     )
-    return format_html_join("", "{}", ((each,) for each in shown))
+    return format_html_join("", "{}", ((piece,) for piece in pieces))
 
 
 def _near(text: str, first: bool, last: bool) -> str:

@@ -1,4 +1,4 @@
-"""What differs between two texts, in pieces of words: a pure function, bounded for long texts."""
+"""What differs between two texts, in runs of words: a pure function, bounded for long texts."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,44 +13,44 @@ _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
 _LINES = re.compile(r"[^\n.!?]*[\n.!?]+\s*|[^\n.!?]+")
 
 
-class Piece(NamedTuple):
+class Run(NamedTuple):
     """A stretch of text that is in both, in the first alone or in the second alone."""
 
     kind: Kind
     text: str
 
 
-def pieces(before: str, after: str) -> list[Piece]:
+def runs(before: str, after: str) -> list[Run]:
     """The way from one text to the other: without what is "added" it is `before`, without what is "removed" `after`."""
     start = _common(before, after)
     end = _common(before[start:][::-1], after[start:][::-1])
     start, end = _at_word(before, after, start), _from_word(before, after, end, start)
-    found = [Piece("same", before[:start])]
+    found = [Run("same", before[:start])]
     found += _middle(before[start : len(before) - end], after[start : len(after) - end])
-    found += [Piece("same", before[len(before) - end :])]
+    found += [Run("same", before[len(before) - end :])]
     return _joined(found)
 
 
-def _middle(before: str, after: str) -> Iterator[Piece]:
-    """The pieces of what lies between the common start and end."""
-    tokens = _tokens(before, after)
-    if tokens is None:
-        yield from (Piece("removed", before), Piece("added", after))
+def _middle(before: str, after: str) -> Iterator[Run]:
+    """The runs of what lies between the common start and end."""
+    pieces = _pieces(before, after)
+    if pieces is None:
+        yield from (Run("removed", before), Run("added", after))
         return
-    one, other = tokens
+    one, other = pieces
     matcher = SequenceMatcher(None, one, other, autojunk=len(one) + len(other) > TOKENS_MAX // 4)
     if matcher.quick_ratio() < ALIKE_MIN:
-        yield from (Piece("removed", before), Piece("added", after))
+        yield from (Run("removed", before), Run("added", after))
         return
     for tag, from_one, to_one, from_other, to_other in matcher.get_opcodes():
         if tag == "equal":
-            yield Piece("same", "".join(one[from_one:to_one]))
+            yield Run("same", "".join(one[from_one:to_one]))
         else:
-            yield Piece("removed", "".join(one[from_one:to_one]))
-            yield Piece("added", "".join(other[from_other:to_other]))
+            yield Run("removed", "".join(one[from_one:to_one]))
+            yield Run("added", "".join(other[from_other:to_other]))
 
 
-def _tokens(before: str, after: str) -> tuple[Sequence[str], Sequence[str]] | None:
+def _pieces(before: str, after: str) -> tuple[Sequence[str], Sequence[str]] | None:
     """Both texts in words, or in sentences where those are too many; None where even these are."""
     for pattern in (_WORDS, _LINES):
         one, other = pattern.findall(before), pattern.findall(after)
@@ -88,17 +88,17 @@ def _inside_word(before: str, at: int, after: str, other_at: int | None = None) 
     return any(0 < i < len(text) and text[i - 1].isalnum() and text[i].isalnum() for text, i in places)
 
 
-def _joined(found: Sequence[Piece]) -> list[Piece]:
-    """The pieces without empty ones, neighbours of one kind made one; what was removed comes before what was added."""
-    ordered: list[Piece] = []
+def _joined(found: Sequence[Run]) -> list[Run]:
+    """The runs without empty ones, neighbours of one kind made one; what was removed comes before what was added."""
+    ordered: list[Run] = []
     for kind, text in found:
         kinds = [run.kind for run in ordered[-2:]]
         if not text:
             continue
         if kinds[-1:] == [kind]:
-            ordered[-1] = Piece(kind, ordered[-1].text + text)
+            ordered[-1] = Run(kind, ordered[-1].text + text)
         elif kind == "removed" and kinds == ["removed", "added"]:
-            ordered[-2] = Piece(kind, ordered[-2].text + text)
+            ordered[-2] = Run(kind, ordered[-2].text + text)
         else:
-            ordered.append(Piece(kind, text))
+            ordered.append(Run(kind, text))
     return ordered
