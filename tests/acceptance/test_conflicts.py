@@ -189,7 +189,7 @@ def test_keyboard_alone_leads_from_the_list_to_the_saved_decision(
     with opened(browser, server, anna) as page:
         page.goto(LIST)
         press(page, "j", "Enter")
-        expect(page.locator("#decision")).to_be_visible()
+        expect(page.locator("#progress")).to_have_text("2 to decide.")
         press(page, "?")
         expect(page.get_by_role("dialog")).to_contain_text("save and go to the next conflict")
         press(page, "Escape", "j", "3", "j", "2", "c")
