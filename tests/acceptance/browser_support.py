@@ -77,9 +77,9 @@ def staff(server: Server, name: str, *permissions: str) -> str:
     return name
 
 
-def barriers(page: Page) -> list[str]:
-    """What axe finds that keeps people from using a page: only what it calls serious or critical."""
-    found = Axe().run(page).response["violations"]
+def barriers(page: Page, within: str = "html") -> list[str]:
+    """What axe finds that keeps people from using a part of the page: only what it calls serious or critical."""
+    found = Axe().run(page, context=within).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]}"
         for fault in found
