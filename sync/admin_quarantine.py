@@ -1,6 +1,6 @@
 """The admin's list of what was refused: counted by device and cause, to be replayed or discarded, many at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -131,9 +131,7 @@ class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
         more = {"title": "Quarantine", "groups": groups[:GROUPS_MAX], "groups_more": len(groups) > GROUPS_MAX}
         response = super().changelist_view(request, more | (extra_context or {}))
         if isinstance(response, TemplateResponse) and (cl := (response.context_data or {}).get("cl")):
-            names = row_names((each.entity, str(each.row_id)) for each in cl.result_list)
-            for each in cl.result_list:
-                each.row_name = names.get((each.entity, str(each.row_id)))
+            _name(cl.result_list)
         return response
 
     def _groups(self, request: HttpRequest) -> list[dict[str, Any]]:
@@ -215,6 +213,7 @@ class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
     def _confirm(
         self, request: HttpRequest, found: Sequence[Rejection], verb: str, reason: DiscardForm | None
     ) -> HttpResponse:
+        _name(found[:LINES_MAX])
         context = self.admin_site.each_context(request) | {
             "title": f"{verb.capitalize()} {len(found)} refused change{'s' * (len(found) != 1)}",
             "opts": self.opts,
@@ -235,6 +234,14 @@ class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
             "address": request.get_full_path(),
         }
         return TemplateResponse(request, CONFIRM, context)
+
+
+def _name(found: Iterable[Any]) -> None:
+    """Give each what its row is called, for `what`: many in one query an entity."""
+    listed = list(found)
+    names = row_names((each.entity, str(each.row_id)) for each in listed)
+    for each in listed:
+        each.row_name = names.get((each.entity, str(each.row_id)))
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,18 @@ def _replayed(case: Case) -> HttpResponse:
         return _shown(case, form, problem.errors)
     except Problem as problem:
         return _shown(case, form, (Error(None, problem.code, problem.detail),))
-    worst = any(each.status in {"conflict", "rejected"} for each in done)
-    lines = format_html_join("", "<li>{}</li>", ((told(each),) for each in done))
-    tell = messages.warning if worst else messages.success
-    tell(case.request, format_html("Replayed:<ul>{}</ul>", lines))
+    _tell(case.request, done)
     return HttpResponseRedirect(case.request.path)
+
+
+def _tell(request: HttpRequest, done: Sequence[Replayed]) -> None:
+    """What became of each, where the page itself does not say it all."""
+    if len(done) == 1 and done[0].status == "applied" and not done[0].overtaken:
+        return
+    lines = format_html_join("", "<li>{}</li>", ((told(each),) for each in done))
+    worst = any(each.status in {"conflict", "rejected"} for each in done)
+    tell = messages.warning if worst else messages.success
+    tell(request, format_html("Replayed:<ul>{}</ul>", lines))
 
 
 def _discarded(case: Case) -> HttpResponse:
@@ -196,7 +203,7 @@ def _discarded(case: Case) -> HttpResponse:
     if not reason.is_valid():
         return _shown(case, case.form(), reason=reason)
     discard([case.rejection.pk], author=author_of(case.request), comment=reason.cleaned_data["reason"])
-    messages.success(case.request, "Discarded. The device is told with its next sync, with your reason.")
+    messages.success(case.request, "The device is told with its next sync, with your reason.")
     return HttpResponseRedirect(case.request.path)
 
 
@@ -274,13 +281,18 @@ def _lines(case: Case, form: MendForm, marked: set[str | None], others: bool = F
                 "refused": bool(refusals),
                 "omit": form[OMIT + field.name] if OMIT + field.name in form.fields else None,
                 "sent": words.value(case.sent.values.get(field.name), field, case.labels) if sent else None,
-                "tell_sent": sent and (form.is_bound or _hides(field, case.sent.values[field.name], case.labels)),
+                "tell_sent": sent
+                and (_is_edited(form, name) or _hides(field, case.sent.values[field.name], case.labels)),
                 "now": words.value((case.now.values or {}).get(field.name), field, case.labels),
                 "moved": field.name in case.moved,
                 "same": sent and (case.now.values or {}).get(field.name) == case.sent.values[field.name],
             }
         )
     return found
+
+
+def _is_edited(form: MendForm, name: str) -> bool:
+    return form.is_bound and name in form.changed_data
 
 
 def _hides(field: Field, sent: Any, labels: Labels) -> bool:
