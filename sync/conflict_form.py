@@ -99,7 +99,7 @@ class DecisionForm(forms.Form):
                 return stakes.device
             case "now":
                 return (stakes.server or {}) if not unwritten else {}
-        return (stakes.server if unwritten else stakes.server_then) or {}
+        return (stakes.server if unwritten else stakes.server_side) or {}
 
     def sides(self, block: Block) -> list[str]:
         """What can be picked for a block."""

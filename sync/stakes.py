@@ -3,8 +3,9 @@
 No side is taken blindly where somebody has changed the fields at stake since the conflict was recorded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from sync.amend import Change, Invalid, Row, Side, checked, differing, refusal, revived
@@ -27,7 +28,8 @@ class Stakes:
     is in it where it deleted the row. `server`: the row now, and `server_then`: when the mutation came (None: it is, or
     was, not there). `rev`: of the row now; `seen`: how often it was decided about the conflict. Both are what `resolve`
     is given back, so that nobody decides about anything else than was shown. `standing`: the decision in force, if a
-    person took one.
+    person took one. `without`: counters as they would be without what the device added to them, where that waits for
+    the decision.
     """
 
     conflict: Conflict
@@ -41,7 +43,13 @@ class Stakes:
     seen: int
     row_deleted: bool
     standing: Decision | None
+    without: Row
     side: Side
+
+    @property
+    def server_side(self) -> Row | None:
+        """What the row had when the mutation came, without the device's amounts; None: it was not there."""
+        return None if self.server_then is None else {**self.server_then, **self.without}
 
     @property
     def contested(self) -> list[str]:
@@ -62,14 +70,13 @@ def key_of(conflict: Conflict) -> RowKey:
 def stakes_in(conflict: Conflict, side: Side, decisions: list[Decision]) -> Stakes:
     """What is at stake in a conflict about this row, after these decisions, the oldest first."""
     entity = entities().get(conflict.entity)
-    names = _names(conflict, entity)
+    amounts = _amounts(conflict, entity, decisions)
+    names = _names(conflict, entity, amounts)
     sent = conflict.device_values.get("set") or {}
     base, then = conflict.base, conflict.server
     device = {name: base[name] for name in conflict.fields if base and name in base} | sent
-    if entity is not None and (amounts := _amounts(conflict)):
-        kinds = kinds_of(entity.name)
-        row = side.row if side.row is not None else side.gone or {}
-        device |= {n: added(kinds[n], row.get(n), amount) for n, amount in amounts.items() if n in kinds}
+    row, kinds = side.row if side.row is not None else side.gone or {}, kinds_of(conflict.entity)
+    device |= {n: row.get(n) if in_row else added(kinds[n], row.get(n), by) for n, (by, in_row) in amounts.items()}
     return Stakes(
         conflict=conflict,
         names=names,
@@ -82,23 +89,51 @@ def stakes_in(conflict: Conflict, side: Side, decisions: list[Decision]) -> Stak
         seen=sum(1 if decision.undone_at is None else 2 for decision in decisions),
         row_deleted=side.row is None,
         standing=next((d for d in reversed(decisions) if d.undone_at is None), None),
+        without={
+            n: _taken_off(kinds[n], row.get(n), by) if in_row else row.get(n) for n, (by, in_row) in amounts.items()
+        },
         side=side,
     )
 
 
-def _names(conflict: Conflict, entity: Entity | None) -> list[str]:
-    found = {*conflict.fields, *(conflict.device_values.get("set") or {}), *_amounts(conflict)}
+def _names(conflict: Conflict, entity: Entity | None, amounts: Iterable[str]) -> list[str]:
+    found = {*conflict.fields, *(conflict.device_values.get("set") or {}), *amounts}
     if conflict.op == "delete":
         found |= {*(conflict.server or {}), *(conflict.base or {})}
     # A field that devices may not see any more is nobody's business here either.
     return [field.name for field in entity.fields if field.name in found] if entity else []
 
 
-def _amounts(conflict: Conflict) -> Mapping[str, Any]:
-    """What the device added to counters, where that was not applied: amounts never wait for a decision about fields."""
-    unapplied = conflict.state in UNWRITTEN and (conflict.server is None or conflict.group is not None)
-    amounts: Mapping[str, Any] = conflict.device_values.get("add") or {}
-    return amounts if unapplied else {}
+def _amounts(conflict: Conflict, entity: Entity | None, decisions: Sequence[Decision]) -> dict[str, tuple[Any, bool]]:
+    """What the device added to counters, and whether a decision has added it since, where it was not applied at once.
+
+    Amounts never wait for a decision about fields. A counter that a person gave a value of its own is left out.
+    """
+    arrived = decisions[0].state_before if decisions else conflict.state
+    if entity is None or arrived not in UNWRITTEN or (conflict.server is not None and conflict.group is None):
+        return {}
+    sent: Mapping[str, Any] = conflict.device_values.get("add") or {}
+    counters = {field.name: field.type for field in entity.fields if field.counter and field.name in sent}
+    in_row = {name: _in_row(name, kind, sent[name], decisions) for name, kind in counters.items()}
+    return {name: (sent[name], there) for name, there in in_row.items() if there is not None}
+
+
+def _in_row(name: str, kind: str, amount: Any, decisions: Iterable[Decision]) -> bool | None:
+    there: bool | None = False
+    for decision in decisions:
+        before, after = decision.before, decision.after
+        if after is None:
+            continue
+        if before is None:
+            there = True  # for good: a row that is deleted again goes with it, and comes back with it
+        elif name in after and decision.undone_at is None:
+            plus, minus = added(kind, before.get(name), amount), _taken_off(kind, before.get(name), amount)
+            there = True if same(kind, after[name], plus) else False if same(kind, after[name], minus) else None
+    return there
+
+
+def _taken_off(kind: str, value: Any, amount: Any) -> Any:
+    return added(kind, value, -Decimal(amount))
 
 
 def _only(names: list[str], row: Row) -> dict[str, Any]:
@@ -154,7 +189,7 @@ def state_of(stakes: Stakes, values: Row | None) -> State:
     if conflict.op != "delete" and _equal(stakes, result, stakes.device):
         return State.DEVICE
     as_now = now is not None and _equal(stakes, result, now)
-    as_then = stakes.server_then is not None and _equal(stakes, result, stakes.server_then)
+    as_then = stakes.server_side is not None and _equal(stakes, result, stakes.server_side)
     return State.SERVER if as_now or as_then else State.MIXED
 
 
@@ -176,7 +211,7 @@ def values_of(stakes: Stakes, side: str) -> Row | None:
     elif conflict.state in UNWRITTEN:
         return {}
     else:
-        wanted = stakes.server_then
+        wanted = stakes.server_side
     if wanted is None:
         return None
     writable = {f.name for f in entities()[conflict.entity].writable_fields} if conflict.entity in entities() else set()
@@ -199,4 +234,5 @@ def moved(stakes: Stakes) -> bool:
     return not all(
         any(name in row and same(kinds[name], stakes.server.get(name), row[name]) for row in known)
         for name in stakes.contested
+        if name not in stakes.without  # amounts add up, whatever others added
     )

@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
 from entities.models import Contact, Customer, Order, OrderLine, Product
 from sync.models import Conflict, Decision, Outcome
-from sync.resolve import Invalid, RowMoved, preview_many, resolve, resolve_many, stakes_of
+from sync.resolve import Invalid, RowMoved, preview_many, resolve, resolve_many, stakes_of, undo
 from tests.integration.conflict_support import BOSS, OTHER, conflict, disputed, rev_of
 from tests.integration.sync_support import TestDevice, employee, history, other_connection, update
 
@@ -102,6 +103,42 @@ def test_decision_about_a_pushed_edit_of_a_deleted_row_adds_its_amounts_once() -
     resolve_many([found.pk], "device", author=BOSS)
     resolve_many([found.pk], "device", author=BOSS)
     assert Product.objects.get(pk=row).units_in_stock == 7
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+@pytest.mark.parametrize("undone", [True, False])
+def test_decision_that_is_overturned_or_undone_takes_its_amounts_along(deleted: bool, undone: bool) -> None:
+    device, product = TestDevice(), Product.objects.create(code="A", name="A", units_in_stock=3)
+    row, mine = str(product.pk), Product.objects.filter(pk=product.pk)
+    mine.update(name="C")
+    if deleted:
+        mine.delete()
+    sent = update(row, 1, "product", name="B") | {"add": {"units_in_stock": 4}, "group": str(uuid4())}
+    assert device.statuses(sent) == ["conflict"]
+    ids = [Conflict.objects.get().pk]
+    bulk = resolve_many(ids, "device", author=BOSS)
+    assert mine.get().units_in_stock == 7
+    if undone:
+        undo(bulk.id, author=BOSS)
+    else:
+        resolve_many(ids, "server", author=BOSS)
+    assert list(mine.values_list("units_in_stock", flat=True)) == ([] if deleted else [3])
+    resolve_many(ids, "device", author=BOSS)
+    assert mine.get().units_in_stock == 7
+
+
+def test_decision_that_is_overturned_keeps_what_others_added_meanwhile() -> None:
+    device, product = TestDevice(), Product.objects.create(code="A", name="A", units_in_stock=3)
+    mine = Product.objects.filter(pk=product.pk)
+    mine.update(name="C")
+    sent = update(str(product.pk), 1, "product", name="B") | {"add": {"units_in_stock": 4}, "group": str(uuid4())}
+    assert device.statuses(sent) == ["conflict"]
+    stock = []
+    for side in ("device", "server", "device"):
+        mine.update(units_in_stock=F("units_in_stock") + 10)
+        assert not resolve_many([Conflict.objects.get().pk], side, author=BOSS).refused
+        stock.append(mine.get().units_in_stock)
+    assert stock == [17, 23, 37]
 
 
 def test_decision_for_the_server_writes_no_revision() -> None:
