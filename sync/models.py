@@ -114,6 +114,8 @@ class Rejection(models.Model):
     device = models.UUIDField(db_index=True)
     entity = models.TextField()
     row_id = models.UUIDField(db_index=True)
+    # Of the row when the mutation's turn came: what its device wrote after that is newer.
+    row_rev = models.BigIntegerField(null=True, blank=True)
     op = models.TextField(default="")
     group = models.UUIDField(null=True, blank=True)
     body = models.TextField()  # the JSON as it came: jsonb could not hold every text

@@ -111,6 +111,7 @@ class Push:
     results: dict[int, Result] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     states: dict[RowKey, RowState] = field(default_factory=dict)
+    revs_before: dict[RowKey, int] = field(default_factory=dict)
     revs: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> list[Result]:
@@ -165,6 +166,7 @@ class Push:
                 )
         keys = {candidate.key for candidate in candidates} | {key for c in candidates for _, key in c.references}
         self.states = states_of(self.pusher, keys)
+        self.revs_before = {key: self.states.get(key, core.NEVER).rev for key in keys}
         ids = [mutation.id for mutation in self.mutations]
         self.states |= with_what_others_did(self.pusher, self.states, candidates, ids)
 
@@ -297,16 +299,24 @@ class Push:
         self._quarantine()
 
     def _quarantine(self) -> None:
+        refused = [at for at, result in self.results.items() if result.status == "rejected" and not result.replayed]
+        revs = self._revs_at(refused)
         Rejection.objects.bulk_create(
-            (
-                self._rejection(at)
-                for at, result in self.results.items()
-                if result.status == "rejected" and not result.replayed
-            ),
+            (self._rejection(at, revs[at]) for at in refused),
             ignore_conflicts=True,  # one that was refused for its id comes again with every resend
         )
 
-    def _rejection(self, at: int) -> Rejection:
+    def _revs_at(self, places: Sequence[int]) -> dict[int, int]:
+        """The revisions that the rows of these mutations had when their turn came, by place."""
+        unread = {self.candidates[at].key for at in places} - self.revs_before.keys()
+        revs = {key: state.rev for key, state in states_of(self.pusher, unread).items()} | self.revs_before
+        found = {}
+        for at, candidate in enumerate(self.candidates):
+            found[at] = revs.get(candidate.key, 0)
+            revs[candidate.key] = self.revs.get(at, found[at])
+        return found
+
+    def _rejection(self, at: int, row_rev: int) -> Rejection:
         mutation = self.mutations[at]
         return Rejection(
             mutation=mutation.id,
@@ -314,6 +324,7 @@ class Push:
             device=self.pusher.device,
             entity=mutation.entity.replace("\x00", "\ufffd"),
             row_id=mutation.row,
+            row_rev=row_rev,
             place=at,
             op=mutation.op,
             group=mutation.group,

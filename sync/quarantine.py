@@ -110,22 +110,30 @@ def waiting_with(rejection: Rejection) -> list[Rejection]:
         units.setdefault(each.group or each.pk, []).append(each)
     chosen = {each.pk for each in units[rejection.group or rejection.pk]}
     others = [unit for unit in units.values() if unit[0].pk not in chosen and all(r.cause in WAITING for r in unit)]
+    needed = {each.pk: _references(each) for unit in others for each in unit}
     while True:
-        made = {_key(known[pk]) for pk in chosen if known[pk].op == "create"}
-        first = {key: min(_place(known[pk]) for pk in chosen if _key(known[pk]) == key) for key in _keys(known, chosen)}
+        made, first = _made(known[pk] for pk in chosen)
         more = [
             unit
             for unit in others
             if unit[0].pk not in chosen
-            and any(_place(r) > first.get(_key(r), _place(r)) or not made.isdisjoint(_references(r)) for r in unit)
+            and any(_place(r) > first.get(_key(r), _place(r)) or not made.isdisjoint(needed[r.pk]) for r in unit)
         ]
         if not more:
             return [each for pk, each in known.items() if pk in chosen]
         chosen |= {each.pk for unit in more for each in unit}
 
 
-def _keys(known: Mapping[UUID, Rejection], chosen: Iterable[UUID]) -> set[RowKey]:
-    return {_key(known[pk]) for pk in chosen}
+def _made(rejections: Iterable[Rejection]) -> tuple[set[RowKey], dict[RowKey, tuple[Any, ...]]]:
+    """The rows that these make, and for each row that they change the place of the first of them."""
+    made: set[RowKey] = set()
+    first: dict[RowKey, tuple[Any, ...]] = {}
+    for each in rejections:
+        key, place = _key(each), _place(each)
+        first[key] = min(place, first.get(key, place))
+        if each.op == "create":
+            made.add(key)
+    return made, first
 
 
 def _waiting(rejection: Rejection) -> list[Rejection]:
@@ -250,7 +258,11 @@ def _as_new(
     except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
         raise Invalid(error("invalid_value", None, "A text holds half a character, or is nested too deeply.")) from None
     kept = {name: amount for name, amount in amounts.items() if mended is None or name not in mended}
-    changed = {} if mended is None and not left else {"set": msgspec.Raw(given), "add": _raw(kept)}
+    changed: dict[str, Any] = {}
+    if mended is not None or left:
+        changed = {"set": msgspec.Raw(given), "add": _raw(kept)}
+    if left and mutation.op == "create":
+        changed["op"] = "update"  # the row is there: the device itself has made it
     return msgspec.structs.replace(mutation, id=str(uuid4()), **changed), left
 
 
@@ -267,11 +279,18 @@ def _raw(members: Mapping[str, Any]) -> msgspec.Raw:
 
 
 def _overtaken(found: Sequence[Rejection]) -> dict[UUID, frozenset[str]]:
-    """By rejection: the fields that the device itself has changed since, so that the older value must not come back."""
+    """By rejection: the fields that the device itself has changed since, so that the older value must not come back.
+
+    Where it has made the row since, that is every field.
+    """
+    names_of = {each.pk: _field_names(each.entity) for each in found if each.op != "delete"}
     with cursor() as bound:
-        ids = array(each.pk for each in found if each.op == "update")
-        bound.execute(block("resolve.sql", "overtaken"), {"ids": ids})
-        return {UUID(id): frozenset(names) for id, names in bound.fetchall()}
+        bound.execute(block("resolve.sql", "overtaken"), {"ids": array(names_of)})
+        return {UUID(id): names_of[UUID(id)] if made else frozenset(names) for id, names, made in bound.fetchall()}
+
+
+def _field_names(entity: str) -> frozenset[str]:
+    return frozenset(field.name for field in entities()[entity].fields) if entity in entities() else frozenset()
 
 
 def _scopes(candidates: Iterable[Candidate]) -> list[str]:

@@ -69,13 +69,15 @@ WITH RECURSIVE found AS (
 SELECT scope FROM found WHERE scope IS NOT NULL;
 
 -- name: overtaken
--- Of each mutation that waits, the fields of its row that the device itself has changed in transactions after it.
-SELECT w.id::text, array_agg(DISTINCT k.name)
+-- Of each mutation that waits, the fields of its row that the device itself has changed after it, and whether it has made
+-- the row after it. (Of those that came before revisions were noted: in later transactions.)
+SELECT w.id::text, coalesce(array_agg(DISTINCT k.name) FILTER (WHERE k.name IS NOT NULL), '{}'), bool_or(h.op = 'insert')
 FROM unnest(%(ids)s::uuid[]) w(id)
 JOIN sync_rejection r ON r.id = w.id
-JOIN sync_history h ON h.row_id = r.row_id AND h.entity = r.entity AND h.at > r.created_at
-    AND h.author = 'device:' || r.device::text AND h.op = 'update'
-CROSS JOIN LATERAL json_object_keys(h.new) k(name)
+JOIN sync_history h ON h.row_id = r.row_id AND h.entity = r.entity
+    AND CASE WHEN r.row_rev IS NULL THEN h.at > r.created_at ELSE h.rev > r.row_rev END
+    AND h.author = 'device:' || r.device::text AND h.op IN ('insert', 'update')
+LEFT JOIN LATERAL json_object_keys(h.new) k(name) ON true
 GROUP BY w.id;
 
 -- name: when_made
