@@ -70,6 +70,7 @@ class Result:
     name: str
     label: str
     text: str
+    now: str
     changed: bool
     key: str = ""  # of its block, where it is at stake
 
@@ -223,6 +224,12 @@ class ConflictPage:
     def whole_row_pick(self) -> str:
         return self.form.picked("whole-row")
 
+    @property
+    def gone(self) -> bool:
+        """Whether there will be no such row, by what is picked."""
+        unwanted = "device" if self.conflict.op == "delete" else "server"
+        return self.form.whole_row and self.whole_row_pick == unwanted
+
     def edits(self) -> list[tuple[str, str, str]]:
         """Where the device deleted the row: what the server had changed in it."""
         then, base = self.stakes.server_then or self.stakes.server or {}, self.stakes.base or {}
@@ -247,6 +254,7 @@ class ConflictPage:
                     known.name,
                     field_label(self.entity.name, known.name),
                     self._text(known.name, value),
+                    self._text(known.name, now),
                     value != now,
                     block.key if block else "",
                 )

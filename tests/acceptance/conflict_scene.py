@@ -133,7 +133,7 @@ class Scene:
         sent = {
             "phone": "030-0076545",
             "title": "Head of Sales",
-            "email": "maria.anders@alfreds.example",
+            "email": "maria@alfreds.example",
             "note": NOTE.replace("ring twice", "ring twice and wait").replace("14 days", "10 days"),
         }
         self.meet(
@@ -201,7 +201,7 @@ class Scene:
         for number, code in enumerate(list(self.contacts)[4:16]):
             contact = self.contacts[code]
             if code != "BLONP":
-                self._change(contact, "user:anna", timedelta(days=1, hours=number), title="Owner")
+                self._change(contact, "user:anna", timedelta(days=1, hours=number), title="Purchasing Manager")
                 self.meet(
                     "Tablet 3",
                     contact,

@@ -1,0 +1,93 @@
+"""The pictures of the docs: a morning at Northwind, as the admin shows it.
+
+They are taken each time, into pytest's folder, and into that of the docs where that is asked for:
+`PICTURES=docs/images script/test tests/acceptance/test_pictures.py`.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, StorageState, expect
+
+from syncserver import environment
+from tests.acceptance.acceptance_support import Server, running_server
+from tests.acceptance.browser_support import CHROMIUM, chromium, faults, log_in, opened
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium).")
+
+HERO = "/admin/sync/conflict/0198a6d2-0000-7000-8000-000000000001/change/"
+SIZE: Any = {"width": 1440, "height": 960}
+SCENE = "from tests.acceptance.conflict_scene import build; build()"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("pictures")) as running:
+        running.superuser("anna", "a long pass phrase")
+        running.manage("shell", "--no-imports", "-c", SCENE)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def anna(browser: Browser, server: Server) -> StorageState:
+    return log_in(browser, server, "anna")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    wanted = os.environ.get("PICTURES")
+    return environment.BASE_DIR / wanted if wanted else tmp_path_factory.mktemp("images")
+
+
+def picking(page: Page) -> None:
+    """One field from each side, as somebody at work has it on the screen."""
+    for field, side in (("title", "device"), ("phone", "server")):
+        page.locator(f"#pick-{field}-{side} + label").click()
+    expect(page.locator("#progress")).to_have_text("1 to decide.")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+
+
+def selecting(page: Page) -> None:
+    for box in page.locator(".lines .select").all()[2:5]:
+        box.check()
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "scheme", "prepare"),
+    [
+        ("front-page", "/admin/", "light", None),
+        ("conflicts", "/admin/sync/conflict/?state=open", "light", selecting),
+        ("conflict", HERO, "light", picking),
+        ("conflict-dark", HERO, "dark", picking),
+    ],
+)
+def test_picture_shows_a_page_without_a_fault(
+    name: str,
+    address: str,
+    scheme: Any,
+    prepare: Any,
+    browser: Browser,
+    server: Server,
+    anna: StorageState,
+    folder: Path,
+) -> None:
+    with opened(browser, server, anna, color_scheme=scheme, viewport=SIZE) as page:
+        page.goto(address)
+        page.wait_for_load_state("networkidle")
+        if prepare is not None:
+            prepare(page)
+        assert faults(page) == []
+        picture = folder / f"{name}.png"
+        page.screenshot(path=picture, animations="disabled", caret="hide")
+        assert picture.stat().st_size > 10_000
+        page.evaluate("window.onbeforeunload = null")
