@@ -5,7 +5,8 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
@@ -99,7 +100,10 @@ class ConflictAdmin(ModelAdmin):  # type: ignore[type-arg]
         filters = QueryDict(request.GET.get("_changelist_filters", ""))
         listed = copy(request)
         listed.GET = filters  # as the list's own request had them
-        found: QuerySet[Conflict] = self.get_changelist_instance(listed).get_queryset(listed)
+        try:
+            found: QuerySet[Conflict] = self.get_changelist_instance(listed).get_queryset(listed)
+        except (IncorrectLookupParameters, SuspiciousOperation):  # an address that was made by hand
+            found, filters = self.get_queryset(request), QueryDict()
         return found if filters.get(StateFilter.parameter_name) else found.filter(state=Conflict.State.OPEN)
 
     # --- many at once ---

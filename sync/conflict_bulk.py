@@ -32,6 +32,11 @@ def allowed_to(user: Somebody) -> Allowed:
     return lambda conflict, deletes, creates: may_decide(user, conflict, deletes, creates)
 
 
+def comment_of(request: HttpRequest) -> str:
+    """What the user noted, as far as it can be kept."""
+    return request.POST.get("comment", "").replace("\x00", "").strip()[: settings.SYNC_COMMENT_CHARS_MAX]
+
+
 def decide_many(page: Any, request: HttpRequest, conflicts: QuerySet[Conflict], side: str) -> HttpResponse | None:
     """The preview of taking a side of these conflicts, or, where that was confirmed, the doing."""
     ids = list(conflicts.order_by().values_list("pk", flat=True)[: settings.SYNC_DECISIONS_MAX + 1])
@@ -43,7 +48,7 @@ def decide_many(page: Any, request: HttpRequest, conflicts: QuerySet[Conflict], 
         if request.POST.get("confirmed"):
             return _done(request, ids, side)
         return _previewed(page, request, ids, side)
-    except Problem:
+    except (Problem, Conflict.DoesNotExist):
         messages.error(request, BUSY)
         return None
 
@@ -111,11 +116,10 @@ def _changes(preview: Preview, labels: Labels) -> list[tuple[str, str, str]]:
 
 def _done(request: HttpRequest, ids: Sequence[UUID], side: str) -> HttpResponse:
     """Decide, tell what was done with a way back, and what was not with the reason."""
-    comment = request.POST.get("comment", "")[: settings.SYNC_COMMENT_CHARS_MAX]
     meanwhile = _decided_since(ids, request.POST.get("at", ""))
     author = f"user:{request.user.get_username()}"
     wanted = set(ids) - meanwhile
-    bulk = resolve_many(wanted, side, author=author, comment=comment, allowed=allowed_to(request.user))
+    bulk = resolve_many(wanted, side, author=author, comment=comment_of(request), allowed=allowed_to(request.user))
     _tell(request, bulk, side)
     _tell_refused(request, bulk, meanwhile)
     return HttpResponseRedirect(request.get_full_path())

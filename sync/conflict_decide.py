@@ -70,7 +70,7 @@ def _taken(page: Any, request: HttpRequest, form: DecisionForm) -> HttpResponse 
     except Invalid as invalid:
         form.refuse(invalid.errors)
         return None
-    except Problem:
+    except (Problem, Conflict.DoesNotExist):
         form.add_error(None, BUSY)
         return None
     return _left(page, request, decision)
@@ -116,7 +116,7 @@ def _shown(
 ) -> HttpResponse:
     """The page. `quiet`: nothing is said to be missing. `moved_from`: the revision that the user had seen."""
     conflict = form.stakes.conflict
-    shown = ConflictPage(form.stakes, form, viewable_entities(request.user), moved or ())
+    shown = ConflictPage(form, request.user, moved or ())
     context = _frame(page, request, conflict) | {
         "page": shown,
         "form": form,

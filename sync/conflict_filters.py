@@ -33,34 +33,48 @@ Lookups = list[tuple[str, str]]
 Conflicts = QuerySet[Conflict]
 
 
-class StateFilter(admin.SimpleListFilter):
+class Choice(admin.SimpleListFilter):
+    """A filter of which only its own choices mean something: nothing is found by any other."""
+
+    def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return found
+        known = self.value() in dict(self.lookup_choices)
+        return self.chosen(found, str(self.value())) if known else found.none()
+
+    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """The conflicts of a choice."""
+        raise NotImplementedError
+
+
+class StateFilter(Choice):
     title = "state"
     parameter_name = "state"
 
     def lookups(self, _request: HttpRequest, _page: Any) -> Lookups:
         return [(state.value, state.label) for state in Conflict.State]
 
-    def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
-        return found.filter(state=self.value()) if self.value() else found
+    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return found.filter(state=value)
 
 
-class EntityFilter(admin.SimpleListFilter):
+class EntityFilter(Choice):
     title = "entity"
     parameter_name = "entity"
 
     def lookups(self, request: HttpRequest, _page: Any) -> Lookups:
         return [(name, entity_label(name)) for name in sorted(viewable_entities(request.user))]
 
-    def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
-        return found.filter(entity=self.value()) if self.value() else found
+    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return found.filter(entity=value)
 
 
 class DeviceFilter(admin.SimpleListFilter):
     title = "device"
     parameter_name = "device"
 
-    def lookups(self, _request: HttpRequest, page: Any) -> Lookups:
-        met = Device.objects.filter(Exists(page.model.objects.filter(device=OuterRef("pk"))))
+    def lookups(self, request: HttpRequest, page: Any) -> Lookups:
+        met = Device.objects.filter(Exists(page.get_queryset(request).filter(device=OuterRef("pk")).order_by()))
         return [(str(pk), name) for pk, name in met.order_by("name").values_list("pk", "name")[:DEVICES_LISTED_MAX]]
 
     def has_output(self) -> bool:
@@ -73,7 +87,7 @@ class DeviceFilter(admin.SimpleListFilter):
         return found.filter(device=device) if device else found.none()
 
 
-class FieldFilter(admin.SimpleListFilter):
+class FieldFilter(Choice):
     title = "field"
     parameter_name = "field"
 
@@ -84,11 +98,11 @@ class FieldFilter(admin.SimpleListFilter):
         labels = {field.name: field_label(name, field.name) for name in chosen for field in entities()[name].fields}
         return sorted(labels.items(), key=lambda label: label[1])
 
-    def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
-        return found.filter(fields__contains=[self.value()]) if self.value() else found
+    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return found.filter(fields__contains=[value])
 
 
-class PolicyFilter(admin.SimpleListFilter):
+class PolicyFilter(Choice):
     title = "policy"
     parameter_name = "policy"
 
@@ -97,21 +111,19 @@ class PolicyFilter(admin.SimpleListFilter):
         names = [*CONFLICT_POLICIES, *DELETE_POLICIES, *sorted(own)]
         return [(name, name.replace("_", " ")) for name in dict.fromkeys(names)]
 
-    def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
-        return found.filter(policy__contains=self.value()) if self.value() else found
+    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return found.filter(policy__contains=value)
 
 
-class AgeFilter(admin.SimpleListFilter):
+class AgeFilter(Choice):
     title = "age"
     parameter_name = "age"
 
     def lookups(self, _request: HttpRequest, _page: Any) -> Lookups:
         return [(key, label) for key, (label, _, _) in AGES.items()]
 
-    def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() not in AGES:
-            return found
-        _, days, before = AGES[str(self.value())]
+    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
+        _, days, before = AGES[value]
         border = timezone.now() - timedelta(days=days)
         return found.filter(created_at__lt=border) if before else found.filter(created_at__gte=border)
 

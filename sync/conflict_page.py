@@ -13,6 +13,7 @@ from sync.conflict_list import Line, lines
 from sync.marked import SHORT_CHARS, excerpt, marked
 from sync.models import Conflict, Decision, History, Rejection
 from sync.names import author_names, row_names, short_id
+from sync.permissions import Somebody, viewable_entities, visible
 from sync.stakes import Stakes
 from sync.values import Labels, entity_label, field_label
 from sync.wire import entities
@@ -118,11 +119,13 @@ class Past:
 
 
 class ConflictPage:
-    """Everything that the template of one conflict shows. Values of other entities are named only if `viewable`."""
+    """Everything that the template of one conflict shows, of other rows only what the user may see."""
 
-    def __init__(self, stakes: Stakes, form: DecisionForm, viewable: Iterable[str], moved: Iterable[str] = ()) -> None:
-        self.stakes, self.form, self.conflict = stakes, form, stakes.conflict
-        self.viewable = set(viewable)
+    def __init__(self, form: DecisionForm, user: Somebody, moved: Iterable[str] = ()) -> None:
+        self.form, self.user = form, user
+        self.stakes = stakes = form.stakes
+        self.conflict = stakes.conflict
+        self.viewable = viewable_entities(user)
         self.moved = set(moved)
         self.entity = entities()[self.conflict.entity]
         self.past = Past.of(stakes)
@@ -304,12 +307,13 @@ class ConflictPage:
         return lines(list(others.exclude(pk=self.conflict.pk)[:OTHERS_SHOWN_MAX]), self.viewable)
 
     def group(self) -> dict[str, list[Any]]:
-        """The other members of its group, of entities that the reader may see."""
+        """The other members of its group that the user may see."""
         if self.conflict.group is None:
             return {}
-        of_group = {"group": self.conflict.group, "device": self.conflict.device, "entity__in": self.viewable}
-        conflicts = Conflict.objects.filter(**of_group).exclude(pk=self.conflict.pk)[:OTHERS_SHOWN_MAX]
-        rejections = Rejection.objects.filter(**of_group)[:OTHERS_SHOWN_MAX]
+        of_group = {"group": self.conflict.group, "device": self.conflict.device}
+        conflicts = visible(self.user, Conflict.objects.filter(**of_group).exclude(pk=self.conflict.pk))
+        rejections = visible(self.user, Rejection.objects.filter(**of_group))
+        conflicts, rejections = conflicts[:OTHERS_SHOWN_MAX], rejections[:OTHERS_SHOWN_MAX]
         return {"conflicts": lines(list(conflicts), self.viewable), "rejections": list(rejections)}
 
     def alike(self) -> int:

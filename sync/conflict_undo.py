@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
@@ -35,8 +34,7 @@ def undo_shown(page: Any, request: HttpRequest, chosen: Q, which: UUID | Sequenc
         return _shown(page, request, found)
     try:
         author = f"user:{request.user.get_username()}"
-        comment = request.POST.get("comment", "")[: settings.SYNC_COMMENT_CHARS_MAX]
-        undone = undo(which, author=author, comment=comment, allowed=allowed_to(request.user))
+        undone = undo(which, author=author, allowed=allowed_to(request.user))
     except Problem:
         messages.error(request, BUSY)
         return _shown(page, request, found)

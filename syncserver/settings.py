@@ -151,6 +151,7 @@ SYNC_PROXIES_COUNT = env.integer("SYNC_PROXIES_COUNT", 0)  # trusted proxies tha
 SYNC_ADMIN_COUNT_SECONDS_MAX = 2  # a count that takes longer is left out of its page
 SYNC_REPLAYS_MAX = 200  # refused changes that a person replays or discards at once; each is a transaction of its own
 DATA_UPLOAD_MAX_MEMORY_SIZE = SYNC_PUSH_BODY_BYTES_MAX
+DATA_UPLOAD_MAX_NUMBER_FIELDS = SYNC_DECISIONS_MAX + 100  # of a form: each of the conflicts that are chosen is one
 
 # --- Attention: after what time somebody should look (`sync/attention.py`) ---
 # A day: what came in the evening may be decided the next morning.

@@ -381,6 +381,6 @@ def test_pages_can_be_used_by_everybody(
 def assert_usable(page: Page, scheme: str, width: int) -> None:
     """Axe finds no serious fault, nothing is wider than the window, and the colours are the person's own."""
     page.wait_for_load_state("networkidle")
-    assert barriers(page) == []
+    assert barriers(page, "body") == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert ("dark" in (page.locator("html").get_attribute("class") or "")) == (scheme == "dark")

@@ -50,7 +50,7 @@ def seen(server: Server) -> Seen:
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("/admin/", "What needs attention"),
+        ("/admin/", "Open conflicts"),
         ("/admin/devices/device/", "Nancy's phone"),
         ("/admin/devices/device/{device}/change/", "Nancy's phone"),
         ("/admin/devices/enrollmentcode/add/", "One a line, such as global or store:7."),

@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, StorageState, expect
 
 from syncserver import environment
 from tests.acceptance.acceptance_support import Server, running_server
-from tests.acceptance.browser_support import CHROMIUM, chromium, faults, log_in, opened
+from tests.acceptance.browser_support import barriers, logged_in, needs_chromium, opened
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium).")
+pytestmark = needs_chromium
 
 HERO = "/admin/sync/conflict/0198a6d2-0000-7000-8000-000000000001/change/"
 SIZE: Any = {"width": 1440, "height": 960}
@@ -32,14 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def anna(browser: Browser, server: Server) -> StorageState:
-    return log_in(browser, server, "anna")
+    return logged_in(browser, server, "anna")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +80,7 @@ def test_picture_shows_a_page_without_a_fault(
         page.wait_for_load_state("networkidle")
         if prepare is not None:
             prepare(page)
-        assert faults(page) == []
+        assert barriers(page, "body") == []
         picture = folder / f"{name}.png"
         page.screenshot(path=picture, animations="disabled", caret="hide")
         assert picture.stat().st_size > 10_000
