@@ -4,18 +4,22 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import httpx
+import syncdevice.replica
 from syncdevice import Progress, Replica, SyncError
+from syncdevice.transport import http_date
 
 from tests.simulation.edits import Desk, Edit
-from tests.simulation.faults import Faults, Network, run_and_kill
+from tests.simulation.faults import Faults, Network, Recorder, run_and_kill
 
 RETRY_SECONDS = 60.0  # without pauses: the simulation sets the first pause to 0
-COLUMNS = ("seq", "id", "entity", "row", "op", "base", "set", "add", "group")
+MADE_MINUTES_MAX = 180  # before, or by a clock that was set since, after now
+COLUMNS = ("seq", "id", "entity", "row", "op", "base", "set", "add", "group", "made_at")
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,20 @@ class Made:
     set: dict[str, Any]
     add: dict[str, Any]
     group: str | None
+    made_at: str
     invalid: bool
 
 
 @dataclass
 class Device:
-    """`scopes` are those granted on the server at the moment, whatever the device knows of it."""
+    """`scopes` are those granted on the server at the moment, whatever the device knows of it. `skew`: of its clock."""
 
     name: str
     path: Path
     id: str
     scopes: set[str]
-    inner: httpx.BaseTransport
+    inner: Recorder
+    skew: timedelta
     made: dict[str, Made] = field(default_factory=dict)
     outbox_seen: int = 0
 
@@ -49,6 +55,8 @@ class Device:
         self, faults: Faults, mailbox: list[httpx.Request], inner: httpx.BaseTransport | None = None
     ) -> Replica:
         retry_seconds = 0.0 if faults.budget is None else RETRY_SECONDS
+        module: Any = syncdevice.replica
+        module._now = lambda: http_date(datetime.now(UTC) + self.skew)
         http = Network(inner or self.inner, faults, mailbox)
         return Replica(self.path, http=http, retry_seconds=retry_seconds)
 
@@ -58,6 +66,9 @@ class Device:
         """Let the user do something; None where there was nothing to do it with."""
         with closing(self.replica(Faults(rng), []).connect()) as conn:
             what = edit(Desk(conn, rng, employees, reserved))
+            # It was made some time ago, by the device's own clock.
+            made_at = datetime.now(UTC) + self.skew + timedelta(minutes=rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
+            conn.execute("UPDATE _sync_outbox SET made_at = ? WHERE seq > ?", (http_date(made_at), self.outbox_seen))
             conn.commit()
             self._note_outbox(conn, invalid)
         return what
@@ -65,12 +76,10 @@ class Device:
     def _note_outbox(self, conn: Any, invalid: bool) -> None:
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         query = f"SELECT {names} FROM _sync_outbox WHERE seq > ? ORDER BY seq"
-        for seq, mutation, entity, row, op, base, changes, amounts, group in conn.execute(query, (self.outbox_seen,)):
+        for seq, name, *which, changes, amounts, group, made_at in conn.execute(query, (self.outbox_seen,)):
             self.outbox_seen = seq
-            self.made[mutation] = Made(
-                *(mutation, entity, row, op, base, json.loads(changes or "{}"), json.loads(amounts or "{}"), group),
-                invalid,
-            )
+            entered = json.loads(changes or "{}"), json.loads(amounts or "{}")
+            self.made[name] = Made(name, *which, *entered, group, made_at, invalid)
 
     def sync(
         self, faults: Faults, mailbox: list[httpx.Request], meanwhile: Callable[[Progress], None] | None = None
@@ -88,7 +97,7 @@ class Device:
         """One sync in a process of its own, which is killed at that SQLite statement. It shares no connection."""
 
         def work() -> None:
-            with httpx.HTTPTransport() as inner:
+            with self.inner.another() as inner:
                 self.replica(faults, [], inner).sync()
 
         return run_and_kill(work, statement)

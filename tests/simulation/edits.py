@@ -8,6 +8,8 @@ from random import Random
 
 from syncdevice import group
 
+HOT_ROWS, HOT_SHARE = 2, 0.5  # the rows that everybody changes, and how often it is one of them
+LONG_NOTE = "long " * 1_100  # two of them are more than a note may be
 WORDS = ("Ana", "Bé", "Chai's", "Dörte", "", 'Ed "x"', "漢字", "f", "g\nh")
 CITIES = ("Bern", "Oslo", "Rome")
 STATUSES = ("draft", "confirmed", "shipped", "cancelled")
@@ -23,10 +25,11 @@ class Desk:
     reserved: frozenset[str]  # rows that only the server's own writers change
 
     def pick(self, entity: str, where: str = "true") -> str | None:
-        """The id of a row of the replica."""
+        """The id of a row of the replica, half of the time one of those that everybody changes."""
         rows = [i for (i,) in self.conn.execute(f'SELECT id FROM "{entity}" WHERE {where} ORDER BY id')]
         free = [i for i in rows if i not in self.reserved]
-        return self.rng.choice(free) if free else None
+        hot = self.rng.random() < HOT_SHARE
+        return self.rng.choice(free[:HOT_ROWS] if hot else free) if free else None
 
     def new_id(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))

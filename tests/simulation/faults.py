@@ -5,9 +5,11 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -93,12 +95,40 @@ class Network(httpx.BaseTransport):
         return answer
 
 
+class Recorder(httpx.BaseTransport):
+    """The way to the server itself. Notes every push with its answer in a file, which killed devices share."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._inner = path, httpx.HTTPTransport()
+
+    def another(self) -> "Recorder":
+        """For another process, which shares no connection."""
+        return Recorder(self._path)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        began = time.time()
+        answer = self._inner.handle_request(request)
+        if request.url.path == "/sync/push":
+            answer.read()
+            said = {"began": began, "ended": time.time(), "status": answer.status_code}
+            note = json.dumps(said | {"request": json.loads(body_of(request)), "answer": answer.json()})
+            with self._path.open("a") as file:
+                file.write(note + "\n")
+        return answer
+
+
+def body_of(request: httpx.Request) -> bytes:
+    body = request.content
+    return gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body
+
+
 def _can_be_split(request: httpx.Request) -> bool:
     """Whether a push has more than one unit; a single one could not be made smaller, and would end on the device."""
-    body = request.content
-    if request.headers.get("Content-Encoding") == "gzip":
-        body = gzip.decompress(body)
-    return len({mutation.get("group") or mutation["id"] for mutation in json.loads(body)["mutations"]}) > 1
+    mutations = json.loads(body_of(request))["mutations"]
+    return len({mutation.get("group") or mutation["id"] for mutation in mutations}) > 1
 
 
 def run_and_kill(work: Callable[[], object], statement: int) -> str:

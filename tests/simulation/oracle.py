@@ -35,7 +35,6 @@ READ_ONLY = {
     "order": {"number"},
 }  # a device may write them in vain
 DECIMALS = frozenset({"unit_price", "freight", "discount"})
-COUNTER = ("product", "units_in_stock")
 
 
 # --- reading both sides ---
@@ -139,7 +138,7 @@ def _same(what: str, expected: dict[str, Any] | None, found: dict[str, Any] | No
     wrong = {
         name: (found.get(name), value)
         for name, value in expected.items()
-        if name not in unsure and not _equal(name, found.get(name), value)
+        if name not in unsure and not equal(name, found.get(name), value)
     }
     assert not wrong and found.keys() == expected.keys(), f"{what}: (has, should have) {wrong}"
 
@@ -194,138 +193,8 @@ def check_history(world: World) -> None:
     assert not lost, f"rows that no feed has: {lost}"
 
 
-def check_mutations(devices: Iterable[Device], world: World) -> dict[str, int]:
-    """Every mutation that a device ever made has one answer and its trace. Returns the counts by status."""
-    made = {mutation.id: mutation for device in devices for mutation in device.made.values()}
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id::text, status, rev, conflict::text FROM sync_result")
-        results = {mutation: (status, rev, conflict) for mutation, status, rev, conflict in cursor.fetchall()}
-        cursor.execute("SELECT * FROM sync_conflict")
-        conflicts = {str(row["mutation"]): row for row in _dicts(cursor)}
-        cursor.execute("SELECT * FROM sync_rejection")
-        rejections = {str(row["mutation"]): row for row in _dicts(cursor)}
-        cursor.execute(
-            "SELECT entity, row_id::text AS row, rev, op, mutation::text, old, new FROM sync_history ORDER BY rev"
-        )
-        history = list(_dicts(cursor))
-    assert results.keys() == made.keys(), (
-        f"no answer: {made.keys() - results.keys()}; nobody made: {results.keys() - made.keys()}"
-    )
-    written: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    of_row: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-    for change in history:
-        of_row[change["entity"], change["row"]].append(change)
-        if change["mutation"]:
-            written[change["mutation"]].append(change)
-    rows = server_rows()
-    counts: dict[str, int] = defaultdict(int)
-    for mutation in made.values():
-        status, rev, conflict = results[mutation.id]
-        counts[status] += 1
-        name = f"{status} {mutation}"
-        assert len(written[mutation.id]) <= 1, f"{name} was written more than once: {written[mutation.id]}"
-        assert not (mutation.invalid and status in {"applied", "merged"}), f"{name} is not valid"
-        if status == "rejected":
-            assert not written[mutation.id], f"{name} was written: {written[mutation.id]}"
-            _check_rejection(name, mutation, rejections)
-        elif status == "conflict":
-            _check_conflict(name, mutation, conflict, conflicts)
-        else:
-            key = (mutation.entity, mutation.row)
-            assert all((c["entity"], c["row"], c["rev"]) == (*key, rev) for c in written[mutation.id]), name
-            if status == "applied" and key not in world.forgotten:
-                _check_applied(name, mutation, rev, written[mutation.id], of_row[key], rows)
-        assert (
-            not mutation.add
-            or status == "rejected"
-            or not written[mutation.id]
-            or _added(mutation, written[mutation.id][0])
-        ), f"{name}: {written[mutation.id]} is not what it added"
-    _check_groups(made.values(), results)
-    _check_stock(made.values(), results, rows, world)
-    return dict(counts)
-
-
-def _dicts(cursor: Any) -> Iterator[dict[str, Any]]:
-    names = [column.name for column in cursor.description]
-    return (dict(zip(names, values, strict=True)) for values in cursor.fetchall())
-
-
-def _check_rejection(name: str, mutation: Made, rejections: Mapping[str, dict[str, Any]]) -> None:
-    assert mutation.id in rejections, f"{name} is not in quarantine"
-    kept = rejections[mutation.id]
-    body = json.loads(kept["body"])
-    for member in ("id", "entity", "row", "op", "base", "set", "add", "group"):
-        assert body.get(member) == getattr(mutation, member) or not (body.get(member) or getattr(mutation, member)), (
-            f"{name}: the quarantine has {member}={body.get(member)!r}"
-        )
-    errors = kept["errors"] if isinstance(kept["errors"], list) else json.loads(kept["errors"])
-    assert errors and all(error["code"] for error in errors), f"{name} has no reason"
-
-
-def _check_conflict(name: str, mutation: Made, conflict: str, conflicts: Mapping[str, dict[str, Any]]) -> None:
-    assert mutation.id in conflicts, f"{name} has no conflict record"
-    kept = conflicts[mutation.id]
-    values = kept["device_values"]
-    values = values if isinstance(values, dict) else json.loads(values)
-    assert str(kept["id"]) == conflict, name
-    assert (kept["entity"], str(kept["row_id"]), kept["op"]) == (mutation.entity, mutation.row, mutation.op), name
-    assert (values.get("set", {}), values.get("add", {})) == (mutation.set, mutation.add), f"{name}: kept {values}"
-
-
-def _check_applied(
-    name: str, mutation: Made, rev: int, own: list[dict[str, Any]], changes: list[dict[str, Any]], rows: Rows
-) -> None:
-    """Written exactly as sent: right after it, the row has the values that it set."""
-    if mutation.op != "update":
-        op = {"create": "insert", "delete": "delete"}[mutation.op]
-        assert [change["op"] for change in own] == [op] or (mutation.op == "delete" and not own), f"{name}: {own}"
-    if mutation.op == "update" and mutation.add and any(int(amount) for amount in mutation.add.values()):
-        assert own, f"{name} left no trace"
-    if mutation.op == "delete":
-        return
-    for field, value in mutation.set.items():
-        found = _value_at(mutation.entity, mutation.row, field, rev, changes, rows)
-        assert _equal(field, found, value), f"{name}: {field} was {found!r} at revision {rev}"
-
-
-def _value_at(entity: str, row: str, field: str, rev: int, changes: list[dict[str, Any]], rows: Rows) -> Any:
-    """A field of a row right after a revision: the oldest value that a later change replaced, else what it is now."""
-    for change in changes:
-        if change["rev"] > rev and change["old"] is not None:
-            old = change["old"] if isinstance(change["old"], dict) else json.loads(change["old"])
-            if field in old:
-                return old[field]
-    return rows[entity][row][field]
-
-
-def _equal(field: str, one: Any, other: Any) -> bool:
+def equal(field: str, one: Any, other: Any) -> bool:
+    """Whether two values of a field are one, in wire form or a column's."""
     if field in DECIMALS and one is not None and other is not None:
         return Decimal(str(one)) == Decimal(str(other))
     return bool(one == other)
-
-
-def _added(mutation: Made, change: dict[str, Any]) -> bool:
-    old, new = ((v if isinstance(v, dict) else json.loads(v or "{}")) for v in (change["old"], change["new"]))
-    return all(int(new.get(f, 0)) - int(old.get(f, 0)) == int(amount) for f, amount in mutation.add.items())
-
-
-def _check_groups(made: Iterable[Made], results: Mapping[str, tuple[str, Any, Any]]) -> None:
-    groups: dict[str, set[bool]] = defaultdict(set)
-    for mutation in made:
-        if mutation.group:
-            groups[mutation.group].add(results[mutation.id][0] in {"applied", "merged"})
-    halves = [group for group, done in groups.items() if len(done) > 1]
-    assert not halves, f"groups that were applied in part: {halves}"
-
-
-def _check_stock(made: Iterable[Made], results: Mapping[str, tuple[str, Any, Any]], rows: Rows, world: World) -> None:
-    """A product's stock is what it began with and every amount that was acknowledged, each once."""
-    entity, field = COUNTER
-    sums = dict(world.stock)
-    for mutation in made:
-        if mutation.entity == entity and results[mutation.id][0] in {"applied", "merged"}:
-            began = int(mutation.set.get(field, 0)) if mutation.op == "create" else 0
-            sums[mutation.row] = sums.get(mutation.row, 0) + began + int(mutation.add.get(field, 0))
-    wrong = {i: (row[field], sums.get(i)) for i, row in rows[entity].items() if row[field] != sums.get(i)}
-    assert not wrong, f"stock (is, should be): {wrong}"

@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,10 +15,12 @@ import syncdevice.stage
 import syncdevice.transport
 from syncdevice import Replica
 
-from tests.simulation import oracle
+from tests.simulation import office, oracle
+from tests.simulation.accounts import Accounts
 from tests.simulation.device import Device
 from tests.simulation.edits import EDITS, INVALID_EDITS
 from tests.simulation.faults import LIMITS, Faults
+from tests.simulation.rivalry import RIVAL_EDITS
 from tests.simulation.world import World
 
 DEVICES = 5
@@ -25,6 +28,7 @@ STATEMENTS_MAX = 120  # of a sync that is killed; a usual one has fewer
 FAULTS_MAX = 4
 HANG_SECONDS = 20.0  # no request takes that long, unless it waits for something for ever
 QUIET_ROUNDS_MAX = 5
+SKEW_HOURS = (0, 0, -9, 5, 24 * 400)  # of the clocks of devices
 BATCHES = (8, 1_000)  # mutations of a batch; the largest group of these edits has fewer than 8
 
 
@@ -54,7 +58,8 @@ class Simulation:
         path = self.folder / f"{self._serial}.db"
         code = self.world.code(sorted(scopes))
         id = Replica.enroll(self.world.url, code, path, name=name).status().device
-        return Device(name, path, id, scopes, self.world.inner)
+        skew = timedelta(hours=self.rng.choice(SKEW_HOURS))
+        return Device(name, path, id, scopes, self.world.inner, skew)
 
     def _enroll_anew(self, device: Device) -> str:
         """The same file becomes another device; its outbox stays, the old device is revoked."""
@@ -96,7 +101,8 @@ class Simulation:
         if invalid:
             edit = self.rng.choice(INVALID_EDITS)
         else:
-            (edit,) = self.rng.choices([edit for edit, _ in EDITS], [weight for _, weight in EDITS])
+            edits, weights = zip(*EDITS, *RIVAL_EDITS, strict=True)
+            (edit,) = self.rng.choices(edits, weights)
         # Now and then an order of an employee who is none of this device's.
         own = [scope.partition(":")[2] for scope in sorted(device.scopes - {"global"})]
         employees = self.world.employee_ids if not own or self.rng.random() < 0.1 else own
@@ -174,7 +180,7 @@ class Simulation:
         return f"{device.name} syncs and is {how} at statement {statement}"
 
     def office(self) -> str:
-        return self.world.write()
+        return office.write(self.world)
 
     def late(self) -> str:
         return self.world.begin_late()
@@ -225,7 +231,7 @@ class Simulation:
             fresh.sync(self._faults(0), self.world.mailbox)
             oracle.check_device(fresh, self.world, rows)
         oracle.check_history(self.world)
-        self.counts.update(oracle.check_mutations(self.devices, self.world))
+        self.counts.update(Accounts(self.devices, self.world).check())
 
     def _waits(self, device: Device) -> bool:
         with closing(sqlite3.connect(device.path)) as conn:
