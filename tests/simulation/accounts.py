@@ -10,6 +10,7 @@ from django.db import connection
 from tests.simulation.device import Device, Made
 from tests.simulation.ledger import Change, Ledger
 from tests.simulation.oracle import TABLES, Key, equal, server_rows
+from tests.simulation.reference import Expected, Unsure, expect
 from tests.simulation.world import World
 
 COUNTER = ("product", "units_in_stock")
@@ -24,6 +25,7 @@ class Accounts:
         self.world = world
         self.made = {mutation.id: mutation for device in devices for mutation in device.made.values()}
         self.ledger = Ledger(world.forgotten, world.pushes)
+        self.counts: Counter[str] = Counter()
         self.results = {str(row["id"]): row for row in _table("sync_result")}
         self.conflicts = {str(row["mutation"]): row for row in _table("sync_conflict")}
         self.rejections = {str(row["mutation"]): row for row in _table("sync_rejection")}
@@ -38,7 +40,8 @@ class Accounts:
         self._check_groups()
         self._check_stock()
         self._check_office()
-        return Counter(answer.status for answer in self.ledger.answers.values())
+        self.counts.update(answer.status for answer in self.ledger.answers.values())
+        return self.counts
 
     def _check_mutation(self, mutation: Made) -> None:
         answer, key = self.ledger.answers[mutation.id], (mutation.entity, mutation.row)
@@ -67,12 +70,40 @@ class Accounts:
         rev = answer.result.get("rev")
         if conflict is None and mutation.op != "delete" and key in self.ledger.states:
             assert rev is not None and own in ([], [c for c in own if c.rev == rev]), f"{name}: {answer.result}, {own}"
-            state = self.ledger.states[key].get(rev)
+            state = self.ledger.states[key].get(rev if own else self.ledger.met(mutation.id, key, rev))
             assert state is not None, f"{name}: the row was not there at revision {rev}"
             lost = {f: (v, state[f]) for f, v in mutation.set.items() if not equal(f, v, state[f])}
             assert not lost, f"{name}: at revision {rev} (entered, was) {lost}"
+        if key in self.ledger.states:
+            self._check_merge(name, mutation, own, conflict)
         if mutation.op == "delete" and status != "conflict" and key in self.ledger.states:
-            assert own or self.ledger.states[key].get(rev) is None, f"{name} did not delete: {self.ledger.states[key]}"
+            met = self.ledger.met(mutation.id, key, rev or 0)
+            assert own or self.ledger.states[key].get(met) is None, f"{name} did not delete: {self.ledger.told(key)}"
+
+    def _check_merge(self, name: str, mutation: Made, own: list[Change], conflict: Record | None) -> None:
+        """What became of it is what the small model says."""
+        key, result = (mutation.entity, mutation.row), self.ledger.answers[mutation.id].result
+        if own:
+            met = own[0].rev - 1
+        elif conflict is not None:
+            met = conflict["server_rev"]
+        else:
+            met = self.ledger.met(mutation.id, key, result.get("rev") or 0)
+        try:
+            expected = expect(mutation, met, str(self.results[mutation.id]["device"]), self.ledger, self.made)
+        except Unsure:
+            self.counts["merges not modelled"] += 1
+            return
+        row = self.ledger.states[key].get(own[0].rev if own else met)
+        state, fields = (conflict["state"], set(conflict["fields"])) if conflict else (None, set())
+        found = Expected(result["status"], row, state, fields)
+        assert (found.status, found.state, found.fields) == (expected.status, expected.state, expected.fields), (
+            f"{name}, which met revision {met}: {found} instead of {expected}; {self.ledger.told(key)}"
+        )
+        assert (row is None) == (expected.row is None), f"{name}: {row} instead of {expected.row}; {self.ledger.told(key)}"
+        wrong = {f: (row[f], v) for f, v in (expected.row or {}).items() if not equal(f, row[f], v)} if row else {}
+        assert not wrong, f"{name}: (is, should be) {wrong}; {self.ledger.told(key)}"
+        self.counts["merges modelled" if met else "creates modelled"] += 1
 
     def _check_rejection(self, name: str, mutation: Made, written: bool) -> None:
         """It is in quarantine in full, whatever became of it, and was written only where it was replayed."""

@@ -75,6 +75,18 @@ class Ledger:
         """A row right before a revision."""
         return self.states[key].get(rev - 1)
 
+    def met(self, mutation: str, key: Key, rev: int) -> int:
+        """The revision that a mutation met which wrote nothing, from the one after its batch, with which it is answered."""
+        order = [each["id"] for each in self.answers[mutation].batch]
+        later = set(order[order.index(mutation) + 1 :])
+        while any(change.rev == rev and change.mutation in later for change in self.changes[key]):
+            rev -= 1
+        return rev
+
+    def told(self, key: Key) -> str:
+        """A row's history, to be read."""
+        return "; ".join(f"{c.rev} {c.op} by {c.author} in {c.mutation}: {c.new or ''}" for c in self.changes[key])
+
     def had(self, key: Key, field: str, value: Any) -> bool:
         """Whether a row ever held a value."""
         return any(state is not None and equal(field, state[field], value) for state in self.states[key].values())

@@ -19,13 +19,14 @@ from tests.simulation import office, oracle
 from tests.simulation.accounts import Accounts
 from tests.simulation.device import Device
 from tests.simulation.edits import EDITS, INVALID_EDITS
-from tests.simulation.faults import LIMITS, Faults
+from tests.simulation.faults import LIMITS, Faults, Network
 from tests.simulation.rivalry import RIVAL_EDITS
 from tests.simulation.world import World
 
 DEVICES = 5
 STATEMENTS_MAX = 120  # of a sync that is killed; a usual one has fewer
 FAULTS_MAX = 4
+EDITS_MAX = 4  # at once
 HANG_SECONDS = 20.0  # no request takes that long, unless it waits for something for ever
 QUIET_ROUNDS_MAX = 5
 SKEW_HOURS = (0, 0, -9, 5, 24 * 400)  # of the clocks of devices
@@ -46,6 +47,8 @@ class Simulation:
         modules[0].TIMEOUT = HANG_SECONDS
         self._stage, self._push = modules[1:]
         self.devices = [self._enroll(f"device {n}") for n in range(1, DEVICES + 1)]
+        for device in self.devices:
+            device.sync(self._faults(0), self.world.mailbox)
 
     # --- devices ---
 
@@ -57,15 +60,20 @@ class Simulation:
         self._serial += 1
         path = self.folder / f"{self._serial}.db"
         code = self.world.code(sorted(scopes))
-        id = Replica.enroll(self.world.url, code, path, name=name).status().device
+        id = self._enrolled(code, path, name)
         skew = timedelta(hours=self.rng.choice(SKEW_HOURS))
         return Device(name, path, id, scopes, self.world.inner, skew)
+
+    def _enrolled(self, code: str, path: Path, name: str) -> str:
+        """The new device's id."""
+        way = Network(self.world.inner, Faults(self.rng), [])
+        return Replica.enroll(self.world.url, code, path, name=name, http=way).status().device
 
     def _enroll_anew(self, device: Device) -> str:
         """The same file becomes another device; its outbox stays, the old device is revoked."""
         self.world.revoke(device.id)
         code = self.world.code(sorted(device.scopes))
-        device.id = Replica.enroll(self.world.url, code, device.path, name=device.name).status().device
+        device.id = self._enrolled(code, device.path, device.name)
         return f"{device.name} is enrolled anew"
 
     # --- steps ---
@@ -94,7 +102,8 @@ class Simulation:
 
     def edit(self) -> str:
         device = self._any_device()
-        return f"{device.name}: {self._edit(device)}"
+        done = [self._edit(device) for _ in range(self.rng.randint(1, EDITS_MAX))]
+        return f"{device.name}: {', '.join(done)}"
 
     def _edit(self, device: Device) -> str:
         invalid = self.rng.random() < 0.06
@@ -187,7 +196,8 @@ class Simulation:
 
     def grants(self) -> str:
         device = self._any_device()
-        scope = "global" if self.rng.random() < 0.1 else f"employee:{self.rng.choice(self.world.employee_ids)}"
+        without_all = "global" not in device.scopes
+        scope = "global" if self.rng.random() < (0.5 if without_all else 0.05) else f"employee:{self.rng.choice(self.world.employee_ids)}"
         self.world.change_grant(device.id, scope, scope in device.scopes)
         device.scopes ^= {scope}
         return f"{device.name} {'gets' if scope in device.scopes else 'loses'} {scope}"
@@ -249,7 +259,7 @@ STEPS: tuple[tuple[Step, float], ...] = (
     (Simulation.sync, 17),
     (Simulation.failing_sync, 4),
     (Simulation.interrupted_sync, 4),
-    (Simulation.killed_sync, 5),
+    (Simulation.killed_sync, 4),
     (Simulation.office, 18),
     (Simulation.late, 3),
     (Simulation.grants, 3),
