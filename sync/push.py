@@ -159,16 +159,23 @@ class Push:
         changed: dict[str, list[str]] = {}
         for candidate in candidates:
             changed.setdefault(candidate.key.entity, []).append(candidate.key.row)
+        locked = 0
         with cursor() as bound:
             for name in sorted(changed):
                 bound.execute(
                     block("push.sql", "lock_rows", table=entities()[name].table), {"rows": array(changed[name])}
                 )
+                locked += bound.rowcount
         keys = {candidate.key for candidate in candidates} | {key for c in candidates for _, key in c.references}
         self.states = states_of(self.pusher, keys)
         self.revs_before = {key: self.states.get(key, core.NEVER).rev for key in keys}
+        alive = sum(self.states[key].alive for key in {c.key for c in candidates} & self.states.keys())
+        if alive > locked and self.may_try_again:
+            raise _Raced  # a row has come since, and others could change it while we merge
         ids = [mutation.id for mutation in self.mutations]
         self.states |= with_what_others_did(self.pusher, self.states, candidates, ids)
+        if self.may_try_again and any(s.values is not None and not s.alive for s in self.states.values()):
+            raise _Raced
 
     # --- writing ---
 

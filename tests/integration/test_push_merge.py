@@ -13,7 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from entities.models import Contact, Customer, Order, Product
-from sync import candidates
+from sync import candidates, push
 from sync.models import Conflict
 from sync.rules import rules_of
 from sync.wire import Entity
@@ -305,6 +305,29 @@ def test_push_devices_that_bring_a_row_back_at_once_both_get_what_they_wrote() -
     for thread in threads:
         thread.join()
     assert {answer["status"] for answer in answers} == {"merged"}
+    assert set(Contact.objects.values_list("phone", "title")) == {("1", "Dr.")}
+
+
+@pytest.mark.protocol("U10")
+@pytest.mark.parametrize("moment", ["states_of", "with_what_others_did"])
+def test_push_row_that_comes_back_while_it_is_looked_up_is_merged(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    row, others = contact(), []
+    Contact.objects.all().delete()
+    real = getattr(push, moment)
+
+    def bring_back() -> None:
+        others.extend(TestDevice().statuses(update(row, 1, phone="1")))
+        connection.close()
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(push, moment, real)
+        thread = threading.Thread(target=bring_back)
+        thread.start()
+        thread.join()
+        return real(*arguments)
+
+    monkeypatch.setattr(push, moment, slowly)
+    assert TestDevice().statuses(update(row, 1, title="Dr.")) == others == ["merged"]
     assert set(Contact.objects.values_list("phone", "title")) == {("1", "Dr.")}
 
 
