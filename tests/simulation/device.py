@@ -67,7 +67,9 @@ class Device:
         with closing(self.replica(Faults(rng), []).connect()) as conn:
             what = edit(Desk(conn, rng, employees, reserved))
             # It was made some time ago, by the device's own clock.
-            made_at = datetime.now(UTC) + self.skew + timedelta(minutes=rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
+            made_at = (
+                datetime.now(UTC) + self.skew + timedelta(minutes=rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
+            )
             conn.execute("UPDATE _sync_outbox SET made_at = ? WHERE seq > ?", (http_date(made_at), self.outbox_seen))
             conn.commit()
             self._note_outbox(conn, invalid)
@@ -76,10 +78,11 @@ class Device:
     def _note_outbox(self, conn: Any, invalid: bool) -> None:
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         query = f"SELECT {names} FROM _sync_outbox WHERE seq > ? ORDER BY seq"
-        for seq, name, *which, changes, amounts, group, made_at in conn.execute(query, (self.outbox_seen,)):
+        for seq, *made in conn.execute(query, (self.outbox_seen,)):
             self.outbox_seen = seq
+            name, entity, row, op, base, changes, amounts, group, made_at = made
             entered = json.loads(changes or "{}"), json.loads(amounts or "{}")
-            self.made[name] = Made(name, *which, *entered, group, made_at, invalid)
+            self.made[name] = Made(name, entity, row, op, base, *entered, group, made_at, invalid)
 
     def sync(
         self, faults: Faults, mailbox: list[httpx.Request], meanwhile: Callable[[Progress], None] | None = None

@@ -66,9 +66,7 @@ class Ledger:
             if key not in forgotten:
                 self.changes[key].append(change)
         now = server_rows()
-        self.states = {
-            key: _states(key, changes, now[key[0]].get(key[1])) for key, changes in self.changes.items()
-        }
+        self.states = {key: _states(key, changes, now[key[0]].get(key[1])) for key, changes in self.changes.items()}
         self.answers = dict(self._read_answers(pushes))
 
     def before(self, key: Key, rev: int) -> Row | None:
@@ -76,7 +74,7 @@ class Ledger:
         return self.states[key].get(rev - 1)
 
     def met(self, mutation: str, key: Key, rev: int) -> int:
-        """The revision that a mutation met which wrote nothing, from the one after its batch, with which it is answered."""
+        """The revision that a mutation met which wrote nothing; it is answered with the one after its batch."""
         order = [each["id"] for each in self.answers[mutation].batch]
         later = set(order[order.index(mutation) + 1 :])
         while any(change.rev == rev and change.mutation in later for change in self.changes[key]):
@@ -113,7 +111,7 @@ class Ledger:
                 firsts[result["id"]] = Answer(result["status"], result, batch, sent_at, began, ended)
         for result in again:
             first = firsts[result["id"]].result
-            for name in ("status", "rev", "conflict", "errors"):
+            for name in ("status", "rev", "conflict", "state", "errors"):
                 assert result.get(name) == first.get(name), f"first {first}, then {result}"
         return iter(firsts.items())
 
@@ -140,8 +138,8 @@ def _history() -> Iterator[tuple[Key, Change]]:
             "SELECT entity, row_id::text, rev, op, author, mutation::text, at, old, new FROM sync_history"
             " ORDER BY at, rev"
         )
-        for entity, row, *change, old, new in cursor.fetchall():
-            yield (entity, row), Change(*change, _loaded(old), _loaded(new))
+        for entity, row, rev, op, author, mutation, at, old, new in cursor.fetchall():
+            yield (entity, row), Change(rev, op, author, mutation, at, _loaded(old), _loaded(new))
 
 
 def _loaded(value: Any) -> Row:
@@ -152,7 +150,9 @@ def _loaded(value: Any) -> Row:
 
 def _states(key: Key, changes: Iterable[Change], now: Row | None) -> dict[int, Row | None]:
     """Each state of a row, going back from what is in the table: every value that was replaced is in the history."""
-    state = None if now is None else {name: value for name, value in now.items() if name not in {"id", "_rev"}}
+    state: Row | None = (
+        None if now is None else {name: value for name, value in now.items() if name not in {"id", "_rev"}}
+    )
     states: dict[int, Row | None] = {}
     for change in sorted(changes, key=lambda change: -change.rev):
         states[change.rev] = state
@@ -165,7 +165,9 @@ def _states(key: Key, changes: Iterable[Change], now: Row | None) -> dict[int, R
         if change.op == "insert":
             state = None
             continue
-        wrong = {name: (state.get(name), value) for name, value in change.new.items() if not equal(name, state[name], value)}
+        wrong = {
+            name: (state.get(name), value) for name, value in change.new.items() if not equal(name, state[name], value)
+        }
         assert not wrong, f"{where}: (was, the history says) {wrong}"
         state = {**state, **change.old}
     assert state is None, f"{key} was there before it was made"

@@ -25,7 +25,6 @@ def write(world: World) -> str:
         return f"{writer.__name__}: refused, since other rows need it"
 
 
-
 def _save_customer(world: World) -> str | None:
     if customer := world.pick(Customer):
         customer.city = world.rng.choice(("Lima", "Kyiv", "Oslo"))

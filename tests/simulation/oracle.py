@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from tests.simulation.device import Device, Made
+from tests.simulation.device import Device
 from tests.simulation.world import World
 
 Key = tuple[str, str]

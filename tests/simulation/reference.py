@@ -44,23 +44,33 @@ class Case(NamedTuple):
     changes: Sequence[tuple[Change, bool]]  # and whether it is the device's own
     ledger: Ledger
     all_made: Mapping[str, Made]
+    mixed: Mapping[
+        str, Sequence[str]
+    ]  # by mutation: the fields to which a function gave a value that is neither side's
 
     @property
     def policies(self) -> Declaration:
         return DECLARED[self.made.entity]
 
 
-def expect(made: Made, met: int, device: str, ledger: Ledger, all_made: Mapping[str, Made]) -> Expected:
-    """What should become of a mutation that met the row at this revision. Raises Unsure."""
+def expect(
+    made: Made,
+    met: int,
+    device: str,
+    ledger: Ledger,
+    all_made: Mapping[str, Made],
+    mixed: Mapping[str, Sequence[str]],
+) -> Expected:
+    """What should become of a mutation of a device that met the row at this revision. Raises Unsure."""
     key: Key = (made.entity, made.row)
     answer = ledger.answers[made.id]
     base = 0 if made.op == "create" else made.base or 0
-    since = [change for change in ledger.changes[key] if base < change.rev <= met]
-    own = {change.rev for change in since if change.author == f"device:{device}" or change.mutation in answer.ids}
-    # A row that the device itself deleted and made again is its own.
-    anew = max((change.rev for change in since if change.rev in own and change.op == "delete"), default=0)
-    changes = [(change, change.rev in own) for change in since if change.rev > anew or change.rev == met]
-    case = Case(made, answer, ledger.states[key].get(met), changes, ledger, all_made)
+    changes = [
+        (change, change.author == f"device:{device}" or change.mutation in answer.ids)
+        for change in ledger.changes[key]
+        if base < change.rev <= met
+    ]
+    case = Case(made, answer, ledger.states[key].get(met), changes, ledger, all_made, mixed)
     if base > met:
         raise Unsure
     if made.op == "delete":
@@ -76,16 +86,25 @@ def expect(made: Made, met: int, device: str, ledger: Ledger, all_made: Mapping[
 
 def _by_others(case: Case) -> set[str]:
     """The fields that others changed after the device itself last did."""
-    return {name for change, own in case.changes if not own for name in change.old if _later(case, name, change)}
+    return {
+        name for change, _ in case.changes if change.op == "update" for name in change.old if _new(case, name, change)
+    }
 
 
-def _later(case: Case, name: str, change: Change) -> bool:
-    return not any(own and name in mine.old and mine.rev > change.rev for mine, own in case.changes)
+def _new(case: Case, name: str, change: Change) -> bool:
+    """Whether the device cannot know what a change did to a field: it is another's, or mixed, and still stands."""
+    if (change, True) in case.changes and name not in case.mixed.get(change.mutation or "", ()):
+        return False
+    counter = name in case.policies.counters
+    return counter or not any(
+        own and mine.rev > change.rev and name in mine.old and name not in case.mixed.get(mine.mutation or "", ())
+        for mine, own in case.changes
+    )
 
 
 def _base(case: Case, name: str, row: Row) -> Any:
-    """What the device had in a field: the first value that another replaced after the device itself last did."""
-    replaced = (c.old[name] for c, own in case.changes if not own and name in c.old and _later(case, name, c))
+    """What the device had in a field: the first value that was replaced without its knowledge."""
+    replaced = (c.old[name] for c, _ in case.changes if name in c.old and _new(case, name, c))
     return next(replaced, row[name])
 
 
@@ -97,8 +116,7 @@ def _update(case: Case, row: Row) -> Expected:
     if kept and case.made.group:
         return Expected("conflict", row, "open" if "open" in states else "server", disputed)
     after = _with_amounts(case.made, {**row, **values})
-    alone = all(own for _, own in case.changes)
-    return Expected("conflict" if kept else "applied" if alone else "merged", after, state, disputed)
+    return Expected("conflict" if kept else "merged" if changed else "applied", after, state, disputed)
 
 
 def _three_way(case: Case, row: Row, changed: set[str]) -> tuple[dict[str, Any], set[str], set[str]]:
@@ -129,7 +147,8 @@ def _three_way(case: Case, row: Row, changed: set[str]) -> tuple[dict[str, Any],
         if answer is ASK:
             states.add("open")
             continue
-        result = server | dict(answer)  # type: ignore[arg-type]
+        assert isinstance(answer, Mapping)
+        result = server | dict(answer)
         states.add("server" if result == server else "device" if result == device else "mixed")
         values |= result
     return values, states, disputed
@@ -142,7 +161,7 @@ def _unit(case: Case, name: str) -> tuple[str, ...]:
 def _decided(case: Case, policy: str, unit: tuple[str, ...]) -> str:
     if policy != "latest_wins":
         return {"server_wins": "server", "device_wins": "device", "manual": "open"}[policy]
-    theirs = [_moments(case, change) for change, own in case.changes if not own and set(unit) & change.old.keys()]
+    theirs = [_moments(case, c) for c, _ in case.changes if any(name in c.old and _new(case, name, c) for name in unit)]
     began, ended = case.answer.moments(case.made.made_at)
     latest = theirs[-1]
     if began > latest[1]:
@@ -153,8 +172,7 @@ def _decided(case: Case, policy: str, unit: tuple[str, ...]) -> str:
 
 
 def _moments(case: Case, change: Change) -> tuple[datetime, datetime]:
-    if change.mutation in case.all_made:
-        made = case.all_made[change.mutation]
+    if change.mutation and (made := case.all_made.get(change.mutation)):
         return case.ledger.answers[made.id].moments(made.made_at)
     return change.at, change.at
 
@@ -174,7 +192,10 @@ def _with_amounts(made: Made, row: dict[str, Any]) -> dict[str, Any]:
 def _delete(case: Case) -> Expected:
     if case.row is None:
         return Expected("applied", None)
-    if all(own or change.op == "delete" for change, own in case.changes):
+    others = {change.op for change, own in case.changes if not own}
+    if others and any(own and change.op == "insert" for change, own in case.changes):
+        raise Unsure
+    if "insert" not in others and not _by_others(case):
         return Expected("applied", None)
     state = BY_DELETE[case.policies.delete_conflict]
     if state == "device":

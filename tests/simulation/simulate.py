@@ -17,6 +17,8 @@ from syncdevice import Replica
 
 from tests.simulation import office, oracle
 from tests.simulation.accounts import Accounts
+from tests.simulation.administrators import Administrators
+from tests.simulation.decisions import check_decisions, check_outcomes
 from tests.simulation.device import Device
 from tests.simulation.edits import EDITS, INVALID_EDITS
 from tests.simulation.faults import LIMITS, Faults, Network
@@ -41,6 +43,7 @@ class Simulation:
         self.rng = Random(f"steps {seed}")
         self.log: list[str] = []
         self.counts: Counter[str] = Counter()
+        self.administrators = Administrators(world, Random(f"people {seed}"))
         self._serial = 0
         modules: tuple[Any, ...] = (syncdevice.transport, syncdevice.stage, syncdevice.push)
         modules[0].RETRY_FIRST_SECONDS = 0.0  # no pauses between tries
@@ -191,13 +194,20 @@ class Simulation:
     def office(self) -> str:
         return office.write(self.world)
 
+    def administrator(self) -> str:
+        return self.administrators.work()
+
     def late(self) -> str:
         return self.world.begin_late()
 
     def grants(self) -> str:
         device = self._any_device()
         without_all = "global" not in device.scopes
-        scope = "global" if self.rng.random() < (0.5 if without_all else 0.05) else f"employee:{self.rng.choice(self.world.employee_ids)}"
+        scope = (
+            "global"
+            if self.rng.random() < (0.5 if without_all else 0.05)
+            else f"employee:{self.rng.choice(self.world.employee_ids)}"
+        )
         self.world.change_grant(device.id, scope, scope in device.scopes)
         device.scopes ^= {scope}
         return f"{device.name} {'gets' if scope in device.scopes else 'loses'} {scope}"
@@ -241,7 +251,11 @@ class Simulation:
             fresh.sync(self._faults(0), self.world.mailbox)
             oracle.check_device(fresh, self.world, rows)
         oracle.check_history(self.world)
-        self.counts.update(Accounts(self.devices, self.world).check())
+        accounts = Accounts(self.devices, self.world)
+        self.counts.update(accounts.check(self.administrators.replays))
+        check_decisions(accounts, self.administrators)
+        check_outcomes(self.devices, self.administrators, self.world.url)
+        self.counts.update(self.administrators.counts)
 
     def _waits(self, device: Device) -> bool:
         with closing(sqlite3.connect(device.path)) as conn:
@@ -261,6 +275,7 @@ STEPS: tuple[tuple[Step, float], ...] = (
     (Simulation.interrupted_sync, 4),
     (Simulation.killed_sync, 4),
     (Simulation.office, 18),
+    (Simulation.administrator, 12),
     (Simulation.late, 3),
     (Simulation.grants, 3),
     (Simulation.deliver, 2),
