@@ -25,7 +25,7 @@ $$;
 --
 -- A run of pages brings a device from what it has (everything visible in p_base, of the scopes p_held; NULL: nothing)
 -- to everything visible in p_target, of the scopes p_granting. Its lanes are those scopes one after the other: lost ones
--- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row). A lane is read in ranges
+-- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row, and deletes since). A lane is read in ranges
 -- of transactions: each one that was still open in p_base, then all that began later; so its cost is that of what changed,
 -- however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
 -- end and more was committed meanwhile, the next run follows, in the same page only if that is empty so far.
@@ -133,8 +133,9 @@ BEGIN
                           AND (f.xid, f.seq) > (sync_pull.xid, sync_pull.seq)
                           -- What changed since the target is told by the next run, but nobody reads a lost scope again.
                           AND (v_kind = 'lost' OR pg_visible_in_snapshot(f.xid, target))
-                          AND (v_kind = 'kept' OR f.data IS NOT NULL
-                               OR v_kind = 'lost' AND (base IS NULL OR NOT pg_visible_in_snapshot(f.xid, base)))
+                          -- Of a new scope, a device may have pushed rows before its first pull of it.
+                          AND (v_kind = 'kept' OR f.data IS NOT NULL OR base IS NULL AND v_kind = 'lost'
+                               OR NOT pg_visible_in_snapshot(f.xid, base))
                         ORDER BY f.xid, f.seq LIMIT p_rows - row_count
                     ), sized AS (
                         SELECT e.*, row_number() OVER w AS place, octet_length(coalesce(e.data, '')) + 40 AS own,

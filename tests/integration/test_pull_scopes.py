@@ -3,7 +3,7 @@
 import pytest
 
 from entities.models import Order
-from tests.integration.sync_support import TestDevice, contact, employee, order
+from tests.integration.sync_support import TestDevice, contact, create, employee, new_id, order
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -32,6 +32,20 @@ def test_pull_brings_all_of_a_new_scope_while_the_others_go_on() -> None:
     page = device.page(device.token, 100)
     assert {row["id"] for row in page["changes"]["order"]["upserts"]} == rows
     assert [row["id"] for row in page["changes"]["contact"]["upserts"]] == [later]
+
+
+@pytest.mark.protocol("P5")
+def test_pull_of_a_new_scope_takes_away_what_the_device_pushed_there_and_is_gone_again() -> None:
+    who, customer = employee(1), order(employee(2)).customer_id
+    device = TestDevice("global")
+    device.pull()
+    device.grant(f"employee:{who}")
+    rows = [new_id(), new_id()]
+    values = {"customer_id": str(customer), "employee_id": who, "ordered_on": "2026-11-21"}
+    assert device.statuses(*(create("order", row, **values) for row in rows)) == ["applied"] * 2
+    Order.objects.filter(pk=rows[0]).delete()
+    changes = device.page(device.token, 100)["changes"]["order"]
+    assert ([row["id"] for row in changes["upserts"]], changes["deletes"]) == (rows[1:], rows[:1])
 
 
 @pytest.mark.protocol("P5")
