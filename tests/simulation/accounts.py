@@ -181,7 +181,8 @@ class Accounts:
         for (name, row), changes in self.ledger.changes.items():
             if name != entity or row not in self.world.stock:
                 continue
-            amounts = Counter({"sql": int((self.ledger.states[name, row][1] or {})[field])})
+            began = int((self.ledger.states[name, row][1] or {})[field])
+            amounts = Counter({changes[0].author.partition(":")[0]: began})
             for change in changes:
                 if change.op == "update" and field in change.old:
                     amounts[change.author.partition(":")[0]] += int(change.new[field]) - int(change.old[field])

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -37,11 +38,9 @@ class Administrators:
         """One thing that somebody does. What is refused writes nothing."""
         does, weights = zip(*WORK, strict=True)
         (what,) = self.rng.choices(does, weights)
-        before = _changes()
         try:
             done = str(what(self) or f"{what.__name__}: nothing to do")
         except Invalid as invalid:
-            assert _changes() == before, f"{what.__name__} was refused and wrote: {invalid}"
             done = f"{what.__name__}: refused for {sorted({error.code for error in invalid.errors})}"
             self.counts[f"{what.__name__} refused"] += 1
         return done
@@ -93,7 +92,10 @@ class Administrators:
         author, comment = self._person(), self.rng.choice(COMMENTS)
         where = f"{found[0].entity} {found[0].row_id}"
         try:
-            decision = resolve(found[0].pk, values, rev=stakes.rev, seen=stakes.seen, author=author, comment=comment)
+            with _nothing_written_if_refused(where):
+                decision = resolve(
+                    found[0].pk, values, rev=stakes.rev, seen=stakes.seen, author=author, comment=comment
+                )
         except RowMoved as error:
             assert moved, f"{where} had not moved"
             assert error.now.rev == now.rev, where
@@ -168,13 +170,14 @@ class Administrators:
         body = json.loads(rejection.body)
         mended = _mended(body.get("set", {}), rejection.errors) if self.rng.random() < 0.7 else None
         author, comment = self._person(), self.rng.choice(COMMENTS)
-        told = replay(rejection.pk, mended, author=author, comment=comment)
+        with _nothing_written_if_refused(f"replay of {rejection}"):
+            told = replay(rejection.pk, mended, author=author, comment=comment)
         self.replays += len(told)
         self._check_replayed(rejection, mended if mended is not None else body.get("set", {}), told)
         for each in told:
             self.counts[f"replayed: {each.status}"] += 1
             if each.status == "conflict":
-                self._tell(each.rejection, Conflict.objects.get(pk=each.conflict).state)
+                self._tell(each.rejection, Conflict.objects.get(mutation=each.rejection.mutation).state)
             elif each.status != "rejected":
                 self._tell(each.rejection, "replayed")
         return f"{author} replays {rejection}: {[each.status for each in told]}"
@@ -211,6 +214,16 @@ def _mended(values: Mapping[str, Any], errors: Iterable[Mapping[str, Any]]) -> d
     """The same with something good in the place of what was refused."""
     wrong = {error["field"] for error in errors if error["field"]}
     return {**values, **{name: GOOD[name] for name in sorted(wrong & GOOD.keys())}}
+
+
+@contextmanager
+def _nothing_written_if_refused(where: str) -> Iterator[None]:
+    before = _changes()
+    try:
+        yield
+    except (Invalid, RowMoved) as error:
+        assert _changes() == before, f"{where} was refused and wrote: {error}"
+        raise
 
 
 def _changes() -> int:

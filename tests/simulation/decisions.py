@@ -12,7 +12,7 @@ from sync.models import Conflict, Decision, Outcome, Rejection
 from tests.simulation.accounts import Accounts
 from tests.simulation.administrators import Administrators
 from tests.simulation.device import Device
-from tests.simulation.ledger import Change
+from tests.simulation.ledger import Change, Row
 from tests.simulation.oracle import Key, equal
 
 PAGE_ROWS = 3
@@ -61,18 +61,15 @@ def _check_written(accounts: Accounts, decision: Decision, key: Key) -> None:
 
 
 def _check_change(
-    name: str,
-    change: Change,
-    before: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
-    states: Mapping[int, Any],
+    name: str, change: Change, before: Row | None, after: Row | None, states: Mapping[int, Row | None]
 ) -> None:
     """A change from just this to just that: it replaced nothing else."""
     ops = {(True, False): "insert", (False, True): "delete", (False, False): "update"}
     assert change.op == ops[before is None, after is None], f"{name}: {change}"
     was, came = states[change.rev - 1], states[change.rev]
     for what, values, state in (("replaced", before, was), ("wrote", after, came)):
-        wrong = {f: (v, state[f]) for f, v in (values or {}).items() if not equal(f, v, state[f])}
+        assert (state is None) == (values is None), f"{name} {what} {state}"
+        wrong = {f: (v, state[f]) for f, v in (values or {}).items() if state and not equal(f, v, state[f])}
         assert not wrong, f"{name} {what} (recorded, was) {wrong}"
     if change.op == "update":
         assert change.old.keys() <= (before or {}).keys(), f"{name}: {change}"
