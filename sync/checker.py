@@ -9,10 +9,12 @@ from copy import copy
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache, cached_property
+from itertools import islice
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import DecimalValidator, MaxLengthValidator, MaxValueValidator, MinValueValidator
 from django.db import connection, models
@@ -107,21 +109,23 @@ class Checker:
                     yield name, message
 
     def _explain(self, mutation: Mutation) -> list[Error]:
-        """Look at the fields one by one, to tell everything that is wrong."""
+        """Look at the fields one by one, to tell what is wrong, SYNC_PUSH_ERRORS_MAX at most."""
+        found = list(islice(self._all_wrong(mutation), settings.SYNC_PUSH_ERRORS_MAX))
+        return found or [error("invalid_mutation")]
+
+    def _all_wrong(self, mutation: Mutation) -> Iterator[Error]:
         given = msgspec.json.decode(mutation.set, type=dict[str, msgspec.Raw])
         added = msgspec.json.decode(mutation.add, type=dict[str, msgspec.Raw])
-        errors = []
         for name, raw in given.items():
             if found := self._explain_field(name, raw, amount=False):
-                errors.append(found)
+                yield found
         for name, raw in added.items():
             if name in self.fields and not self.fields[name].counter:
-                errors.append(error("not_a_counter", name))
+                yield error("not_a_counter", name)
             elif found := self._explain_field(name, raw, amount=True):
-                errors.append(found)
+                yield found
         if mutation.op == "create":
-            errors += [error("required", name) for name in self.fields if name in self.required - given.keys()]
-        return errors or [error("invalid_mutation")]
+            yield from (error("required", name) for name in self.fields if name in self.required - given.keys())
 
     def _explain_field(self, name: str, raw: msgspec.Raw, *, amount: bool) -> Error | None:
         field = self.fields.get(name)

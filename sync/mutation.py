@@ -14,6 +14,7 @@ from syncserver.errors import REJECTIONS, Problem
 
 EMPTY = msgspec.Raw(b"{}")
 REVISION_MAX = 2**63 - 1
+NAME_CHARS_MAX = 200  # of a field or an entity that there is not, which may be as long as a body
 
 
 UUID_PATTERN = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
@@ -80,7 +81,12 @@ class Error(msgspec.Struct, frozen=True):
 
 def error(code: str, field: str | None = None, message: str | None = None) -> Error:
     """An error with the catalogue's message, or a better one. A field's name may be what a device made up."""
-    return Error(field.replace("\x00", "\ufffd") if field else field, code, message or REJECTIONS[code])
+    return Error(told_name(field) if field else field, code, message or REJECTIONS[code])
+
+
+def told_name(name: str) -> str:
+    """A name that a device may have made up, as it is told and kept."""
+    return name[:NAME_CHARS_MAX].replace("\x00", "\ufffd")
 
 
 def _content(members: msgspec.Raw) -> object:

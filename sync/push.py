@@ -16,7 +16,7 @@ from sync import decide as core
 from sync.candidates import candidates_of, within_calendar
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
-from sync.mutation import Batch, Error, Mutation, error, parse_batch
+from sync.mutation import Batch, Error, Mutation, error, parse_batch, told_name
 from sync.push_new import NotNew, push_new
 from sync.refusal import errors_of, is_of_a_row
 from sync.settle import as_written, broken_by_clean, settle, settlement
@@ -329,7 +329,7 @@ class Push:
             mutation=mutation.id,
             digest=self.digests[at],
             device=self.pusher.device,
-            entity=mutation.entity.replace("\x00", "\ufffd"),
+            entity=told_name(mutation.entity),
             row_id=mutation.row,
             row_rev=row_rev,
             place=at,

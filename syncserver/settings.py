@@ -131,6 +131,9 @@ SYNC_PULL_WAIT_SECONDS_MAX = 60  # a pull with nothing to tell is held that long
 SYNC_PUSH_MUTATIONS_MAX = 1_000  # mutations of one call
 SYNC_PUSH_BODY_BYTES_MAX = 8_000_000  # of a push after decompression: a compression bomb stops here
 SYNC_PUSH_LOCK_SECONDS_MAX = 10  # a push that waits longer for another writer's row gets 503, and is sent again
+SYNC_PUSH_ERRORS_MAX = (
+    100  # told of one mutation: with half a million bad fields the answer would be ten times the body
+)
 SYNC_OUTCOMES_ROWS_DEFAULT = 500  # outcomes of a page when the device names no limit
 SYNC_OUTCOMES_ROWS_MAX = 1_000  # outcomes of a page at most
 SYNC_STAFF_ROWS_DEFAULT = 100  # records of a page of the staff API where no limit is named

@@ -152,7 +152,7 @@ class UndoView(StaffView):
 
 
 class QuarantineView(ListView):
-    queryset = Rejection.objects.all()
+    queryset = Rejection.objects.defer("body")  # which may be megabytes
     filterset_class = filters.RejectionFilters
     order = Order(["created_at"])
 

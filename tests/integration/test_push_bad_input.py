@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.checker import checker
@@ -139,6 +140,18 @@ def test_push_number_beyond_any_range_or_line_feed_is_rejected_alone(values: byt
     bodies[1] = bodies[1].replace(b'{"first_name": "B"}', values)
     answer = device.send(b'{"mutations": [' + b",".join(bodies) + b"]}")
     assert [result["status"] for result in answer.json()["results"]] == ["applied", "rejected", "applied"]
+
+
+def test_push_of_many_and_long_names_that_there_are_not_is_answered_and_kept_in_short(settings: Settings) -> None:
+    device = TestDevice()
+    many = create() | {"set": {f"field{number}": number for number in range(10_000)}}
+    long = create() | {"set": {"f" * 100_000: 1}}
+    other = create() | {"entity": "e" * 100_000}
+    answer = device.send({"mutations": [many, long, other]})
+    assert len(answer.content) < 30_000
+    assert len(answer.json()["results"][0]["errors"]) == settings.SYNC_PUSH_ERRORS_MAX
+    kept = Rejection.objects.defer("body").order_by("place")
+    assert [(len(each.errors), len(each.entity)) for each in kept] == [(100, 7), (2, 7), (1, 200)]
 
 
 # --- U8: the model's rules ---
