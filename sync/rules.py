@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+from django.db import connection
 
 from sync.checker import checker
 from sync.merge import ASK, Ask, Resolver, Rules, policy_name
@@ -33,6 +34,11 @@ def rules_of(entity: Entity) -> Rules:
     )
 
 
+def _refused(*_query: object) -> None:
+    """A query that fails would take the whole push with it; one that waits would hold its locks."""
+    raise RuntimeError("A conflict policy decides by what it is given, and may not ask the database.")
+
+
 def _guarded(entity: Entity, resolver: Resolver) -> Resolver:
     """A deployment's function, held to its word: what fails or is not valid is left to a person."""
 
@@ -42,7 +48,8 @@ def _guarded(entity: Entity, resolver: Resolver) -> Resolver:
         base: Mapping[str, Any] | None, server: Mapping[str, Any], device: Mapping[str, Any]
     ) -> Mapping[str, Any] | Ask:
         try:
-            answer = resolver(*deepcopy((base, server, device)))  # what it does to them changes nothing
+            with connection.execute_wrapper(_refused):
+                answer = resolver(*deepcopy((base, server, device)))  # what it does to them changes nothing
             if isinstance(answer, Ask):
                 return answer
             values = msgspec.json.encode(dict(answer))

@@ -120,6 +120,14 @@ def test_push_function_that_writes_into_what_it_is_given_is_taken_at_its_word(mo
     assert record(row)[3] == {"first_name": "server"}
 
 
+def test_push_function_that_asks_the_database_leaves_the_dispute_to_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_policy(monkeypatch, "contact", first_name=lambda *_: sql("SELECT nothing FROM nowhere"))
+    row = contact()
+    Contact.objects.filter(pk=row).update(first_name="server")
+    assert TestDevice().statuses(update(row, 1, first_name="device"), create()) == ["conflict", "applied"]
+    assert record(row)[0] == "open"
+
+
 def with_policy(monkeypatch: pytest.MonkeyPatch, entity: str, delete: str | None = None, **policies: Any) -> None:
     """Merge an entity by other policies than it declares."""
 
