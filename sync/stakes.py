@@ -3,7 +3,7 @@
 No side is taken blindly where somebody has changed the fields at stake since the conflict was recorded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -12,7 +12,7 @@ from sync.amend import Change, Invalid, Row, Side, checked, differing, refusal, 
 from sync.decide import RowKey
 from sync.merge import added, same
 from sync.models import Conflict, Decision
-from sync.mutation import error
+from sync.mutation import Error, error
 from sync.wire import Entity, entities
 
 State = Conflict.State
@@ -214,11 +214,24 @@ def values_of(stakes: Stakes, side: str) -> Row | None:
         wanted = stakes.server_side
     if wanted is None:
         return None
-    writable = {f.name for f in entities()[conflict.entity].writable_fields} if conflict.entity in entities() else set()
+    if conflict.entity not in entities():
+        raise Invalid(error("unknown_entity"))
+    writable = {field.name for field in entities()[conflict.entity].writable_fields}
     names = [name for name in stakes.contested if name in writable]
+    if side == "device" and (lost := _unwritable(stakes, writable)):
+        raise Invalid(*lost)  # else the device would be told that its values were taken
     if side == "device" and not wanted.keys() >= set(names):
         raise Invalid(refusal("unknown_values"))
     return _only(names, wanted)
+
+
+def _unwritable(stakes: Stakes, writable: Container[str]) -> list[Error]:
+    """What the device sent in fields at stake that it could write then, and that nobody writes for it now."""
+    conflict, names = stakes.conflict, {field.name for field in entities()[stakes.conflict.entity].fields}
+    sent = conflict.device_values.get("set") or {}
+    whole = not conflict.fields or conflict.group is not None
+    lost = [name for name in sent if name not in writable and (whole or name in conflict.fields)]
+    return [error("read_only_field" if name in names else "unknown_field", name) for name in lost]
 
 
 def moved(stakes: Stakes) -> bool:

@@ -442,6 +442,15 @@ def test_bulk_takes_no_half_of_what_belongs_together() -> None:
     assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["unknown_values"]}
 
 
+@pytest.mark.parametrize(("field", "code"), [("code", "read_only_field"), ("no_longer", "unknown_field")])
+def test_bulk_does_not_claim_to_take_what_devices_may_not_write_any_more(field: str, code: str) -> None:
+    product = Product.objects.create(code="A", name="A")
+    found = conflict(TestDevice(), str(product.pk), {field: "B"}, {field: "A"}, {field: "0"}, entity="product")
+    assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: [code]}
+    found.refresh_from_db()
+    assert found.state == "open"
+
+
 def test_bulk_asks_who_may() -> None:
     device = TestDevice()
     row, edit = disputed(device)
