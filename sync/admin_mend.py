@@ -77,8 +77,8 @@ class Reference(AutocompleteSelect):
 class MendForm(forms.Form):
     """The fields that were sent, and the others that may be set beside them.
 
-    `mended` is then what is to be written: what was sent, as mended, less what is left as it is, and those of the
-    others that were changed.
+    `kept` is how it was mended before, if it was. `mended` is then what is to be written: what was sent, as mended,
+    less what is left as it is, and those of the others that were changed.
     """
 
     class Media:
@@ -92,26 +92,36 @@ class MendForm(forms.Form):
     )
 
     def __init__(
-        self, request: HttpRequest, entity: Entity, op: str, sent: Sent, now: Mapping[str, Any] | None, data: Any = None
+        self,
+        request: HttpRequest,
+        entity: Entity,
+        op: str,
+        sent: Sent,
+        now: Mapping[str, Any] | None,
+        data: Any = None,
+        kept: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data)
         self.entity, self.op, self.sent, self.now = entity, op, sent, now
         self.request = request
+        self.kept = {} if kept is None else kept
+        self.given = {**sent.values, **self.kept}
         for field in entity.writable_fields:
             known = field.name in sent.values
             made = _form_field(request, field)
             if made is None or field.name in sent.amounts:
                 continue
-            made.initial = initial(
-                field, sent.values[field.name] if known else (now or {}).get(field.name, field.default)
-            )
+            made.initial = initial(field, self.given.get(field.name, (now or {}).get(field.name, field.default)))
             made.required = made.required and (known or op == "create")
-            odd = known and field.choices and _is_none_of(sent.values[field.name], field)
+            odd = known and field.choices and _is_none_of(self.given[field.name], field)
             if odd and isinstance(made, forms.ChoiceField):
                 made.choices = [("", "Choose…"), *model_choices(field)]  # or a browser would choose the first
             self.fields[SET + field.name] = made
             if known and op == "update":
-                self.fields[OMIT + field.name] = forms.BooleanField(required=False, label="Leave as it is")
+                left = kept is not None and field.name not in kept
+                self.fields[OMIT + field.name] = forms.BooleanField(
+                    required=False, label="Leave as it is", initial=left
+                )
 
     def full_clean(self) -> None:
         super().full_clean()
@@ -140,7 +150,9 @@ class MendForm(forms.Form):
             if field.name in self.sent.values and field.name not in self.omitted
         }
         for field in self.entity.writable_fields:
-            if field.name not in self.sent.values and SET + field.name in self.changed_data:
+            if field.name not in self.sent.values and (
+                SET + field.name in self.changed_data or field.name in self.kept
+            ):
                 value, before = self._wire(field), (self.now or {}).get(field.name, field.default)
                 if value != before:
                     wanted[field.name] = value
@@ -149,17 +161,20 @@ class MendForm(forms.Form):
     def _wire(self, field: Field) -> Any:
         """The value in wire form; what was sent, to the letter, where the form was left as it was."""
         name, sent = SET + field.name, self.sent.values.get(field.name)
-        if field.name in self.sent.values and name not in self.changed_data:
-            return sent
+        if field.name in self.given and name not in self.changed_data:
+            return self.given[field.name]
         value = to_wire(field, self.cleaned_data.get(name))
         # A browser ends each line of a text with two characters.
         return value.replace("\r\n", "\n") if isinstance(value, str) and "\r\n" not in str(sent) else value
 
-    def add_refusals(self, errors: Iterable[Error]) -> None:
-        """Show what the server refused at its field, or above all where it has none here."""
+    def add_refusals(self, errors: Iterable[Error], own: bool = True) -> None:
+        """Show what the server refused at its field, or above all where it has none here.
+
+        Not `own`: a group was refused, and a reason may be another member's.
+        """
         for error in errors:
             name = SET + (error.field or "")
-            place = name if name in self.fields else None
+            place = name if own and name in self.fields else None
             prefix = f"{words.label(self.entity, error.field)}: " if error.field and not place else ""
             self.add_error(place, f"{prefix}{words.plain(error.message)}")
 

@@ -23,7 +23,7 @@ from sync.amend import Invalid
 from sync.models import Rejection
 from sync.mutation import Error
 from sync.permissions import may_mend, visible
-from sync.quarantine import Replayed, discard, replay, waiting_with
+from sync.quarantine import Replayed, discard, keep, replay, waiting_with
 from sync.timeline import Now, row_now, values_at
 from sync.values import Labels
 from sync.wire import Entity, Field, entities
@@ -123,7 +123,8 @@ class Case:
         """The form that mends it; nothing for a delete, or an entity that there is no more."""
         if self.entity is None or self.rejection.op not in {"create", "update"}:
             return None
-        return MendForm(self.request, self.entity, self.rejection.op, self.sent, self.now.values, data)
+        kept = self.rejection.mended if self.is_open else None
+        return MendForm(self.request, self.entity, self.rejection.op, self.sent, self.now.values, data, kept)
 
 
 def rejection_page(case: Case) -> HttpResponse:
@@ -171,6 +172,8 @@ def _replayed(case: Case) -> HttpResponse:
     if form is not None and not form.is_valid():
         return _shown(case, form)
     mended = form.mended if form else None
+    if form is not None and "keep" in case.request.POST:
+        return _kept(case, form)
     comment = form.cleaned_data["comment"] if form else case.request.POST.get("comment", "")[:COMMENT_LENGTH_MAX]
     try:
         done = replay(
@@ -185,6 +188,17 @@ def _replayed(case: Case) -> HttpResponse:
     except Problem as problem:
         return _shown(case, form, (Error(None, problem.code, problem.detail),))
     _tell(case.request, done)
+    return HttpResponseRedirect(case.request.path)
+
+
+def _kept(case: Case, form: MendForm) -> HttpResponse:
+    """Mended, and not applied yet: a member of a group that needs another one mended too."""
+    try:
+        keep(case.rejection.pk, form.mended)
+    except (Invalid, Problem) as problem:
+        messages.warning(case.request, str(problem))
+    else:
+        messages.success(case.request, "Kept. It goes as you mended it when a member of its group is replayed.")
     return HttpResponseRedirect(case.request.path)
 
 
@@ -211,7 +225,7 @@ def _shown(
     case: Case, form: MendForm | None, errors: Sequence[Error] = (), reason: DiscardForm | None = None
 ) -> HttpResponse:
     if form is not None and errors:
-        form.add_refusals(errors)
+        form.add_refusals(errors, own=case.rejection.group is None)
     rejection, entity = case.rejection, case.entity
     found = [(error.get("field"), error["code"], words.plain(error["message"])) for error in rejection.errors]
     marked = {name for name, _, _ in found}
@@ -342,7 +356,9 @@ def _brief(rejection: Rejection) -> dict[str, Any]:
         "what": change_label(rejection),
         "why": words.first_error(rejection),
         "address": reverse("admin:sync_rejection_change", args=[rejection.pk]),
-        "state": words.badge(STATES[rejection.state], rejection.state),
+        "state": words.badge("info", "mended, not applied yet")
+        if rejection.state == Rejection.State.OPEN and rejection.mended is not None
+        else words.badge(STATES[rejection.state], rejection.state),
     }
 
 

@@ -71,14 +71,33 @@ def replay(
 ) -> list[Replayed]:
     """Apply a mutation that was refused, with its group and all that waited for it, in the order in which they came.
 
-    `mended`: the `set` to apply in the place of its own (None: as it came); an amount for a field that it names is left
-    out. It is merged as a push is: its base stays what it was, so that what changed since is not overwritten. Scopes do
-    not bind a person; read-only fields do. A group is applied all together or not at all. What waited and is refused
-    again goes on waiting. `allowed`: whether the person may replay a rejection; what waited and they may not is left.
-    Raises Invalid where the mutation itself, or its group, is refused, Rejection.DoesNotExist, and Problem
-    `service_unavailable`; then nothing was written and the rejection is as it was.
+    `mended`: the `set` to apply in the place of its own (None: as it came); an amount for a field that it names is
+    left out. The others are applied as they came, or as they were mended before (`keep`). It is merged as a push is:
+    its base stays what it was, so that what changed since is not overwritten. Scopes do not bind a person; read-only
+    fields do. A group is applied all together or not at all. What waited and is refused again goes on waiting.
+    `allowed`: whether the person may replay a rejection; what waited and they may not is left. Raises Invalid where
+    the mutation itself, or its group, is refused, Rejection.DoesNotExist, and Problem `service_unavailable`; then
+    nothing was written and the rejection is as it was.
     """
     return in_turn(lambda: _replay(rejection_id, mended, author, comment, allowed))
+
+
+def keep(rejection_id: UUID, mended: Mapping[str, Any] | None) -> None:
+    """Note the `set` that a mutation shall have when another one takes it along: a group may need more than one mended.
+
+    None: as it came. Nothing is applied. Raises Invalid where it was decided already, and Rejection.DoesNotExist.
+    """
+
+    def work() -> None:
+        rejection = Rejection.objects.get(pk=rejection_id)
+        lock_devices([rejection.device])
+        rejection.refresh_from_db()
+        if rejection.state != State.OPEN:
+            raise Invalid(refusal("decided"))
+        rejection.mended = None if mended is None else dict(mended)
+        rejection.save(update_fields=["mended"])
+
+    return in_turn(work)
 
 
 def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str) -> int:
@@ -95,7 +114,8 @@ def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str) -> int:
         found = list(wanted.select_for_update().order_by("pk"))
         for rejection in found:
             _decided(rejection, State.DISCARDED, author, comment)
-        Rejection.objects.bulk_update(found, ["state", "decided_by", "decided_at", "comment"])
+            rejection.mended = None  # nothing of it was applied
+        Rejection.objects.bulk_update(found, ["state", "decided_by", "decided_at", "comment", "mended"])
         tell([(rejection, State.DISCARDED, None) for rejection in found], author, comment)
         return len(found)
 
@@ -179,7 +199,8 @@ def _replay(
         raise Invalid(refusal("group_in_conflict"))
     found = _permitted(main, waiting_with(main), allowed)
     overtaken = _overtaken(found)
-    given = {main.pk: mended} if mended is not None else {}
+    given = {each.pk: each.mended for each in found if each.mended is not None and each.pk != main.pk}
+    given |= {main.pk: mended} if mended is not None else {}
     mutations = [_as_new(each, given.get(each.pk), overtaken.get(each.pk, frozenset())) for each in found]
     candidates = _when_made(found, candidates_of(Batch([mutation for mutation, _ in mutations]), timezone.now()))
     pusher = _Mender(main.device, _scopes(candidates), person=author)
