@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -14,9 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from sync.conflict_filters import as_uuid
 from sync.conflict_list import Line, lines
 from sync.models import Conflict
-from sync.permissions import Somebody, may_decide, viewable_entities
+from sync.permissions import Somebody, may_decide, viewable_entities, visible
 from sync.resolve import Allowed, Bulk, Preview, preview_many, resolve_many
 from sync.values import Labels, field_label
 from sync.wire import entities
@@ -116,9 +118,10 @@ def _changes(preview: Preview, labels: Labels) -> list[tuple[str, str, str]]:
 
 def _done(request: HttpRequest, ids: Sequence[UUID], side: str) -> HttpResponse:
     """Decide, tell what was done with a way back, and what was not with the reason."""
-    meanwhile = _decided_since(ids, request.POST.get("at", ""))
-    author = f"user:{request.user.get_username()}"
-    wanted = set(ids) - meanwhile
+    asked = {known for text in request.POST.getlist(ACTION_CHECKBOX_NAME) if (known := as_uuid(text))}
+    # What is not in the list any more was decided, if the list is of open ones.
+    meanwhile = _decided_since(ids, request.POST.get("at", "")) | (asked - {*ids} if asked else set())
+    wanted, author = {*ids} - meanwhile, f"user:{request.user.get_username()}"
     bulk = resolve_many(wanted, side, author=author, comment=comment_of(request), allowed=allowed_to(request.user))
     _tell(request, bulk, side)
     _tell_refused(request, bulk, meanwhile)
@@ -147,11 +150,10 @@ def _tell(request: HttpRequest, bulk: Bulk, side: str) -> None:
 
 
 def _tell_refused(request: HttpRequest, bulk: Bulk, meanwhile: set[UUID]) -> None:
-    count = len(bulk.refused) + len(meanwhile)
-    if not count:
+    found = visible(request.user, Conflict.objects.filter(pk__in=[*bulk.refused, *meanwhile]))
+    if not (count := found.count()):
         return
-    found = Conflict.objects.filter(pk__in=[*bulk.refused, *meanwhile])[:REFUSED_TOLD_MAX]
-    named = [_named(line, bulk) for line in lines(list(found), viewable_entities(request.user))]
+    named = [_named(line, bulk) for line in lines(list(found[:REFUSED_TOLD_MAX]), viewable_entities(request.user))]
     more = f" and {count - len(named)} more" if count > len(named) else ""
     messages.warning(request, f"Not decided: {'; '.join(named)}{more}.")
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
-TOKENS_MAX = 4_000  # compared one by one: difflib's cost is up to their square
-ALIKE_MIN = 0.3  # two short texts that have less than this in common differ as a whole: scattered marks help nobody
+TOKENS_MAX = 10_000  # of both texts, compared one by one, which takes up to 50 ms; 10,000 characters of prose are fewer
+EXACT_TOKENS_MAX = 1_000  # beyond it, what is everywhere (a space, an article) is no reason for a match
+ALIKE_MIN = 0.4  # two short texts that have less than this in common differ as a whole: scattered marks help nobody
 
 Kind = Literal["same", "removed", "added"]
 _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
@@ -38,7 +39,7 @@ def _middle(before: str, after: str) -> Iterator[Run]:
         yield from (Run("removed", before), Run("added", after))
         return
     one, other = pieces
-    matcher = SequenceMatcher(None, one, other, autojunk=len(one) + len(other) > TOKENS_MAX // 4)
+    matcher = SequenceMatcher(None, one, other, autojunk=len(one) + len(other) > EXACT_TOKENS_MAX)
     if matcher.quick_ratio() < ALIKE_MIN:
         yield from (Run("removed", before), Run("added", after))
         return
