@@ -9,6 +9,6 @@ settings.load_profile("shared machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
-    group.addoption("--seeds", type=int, default=50, help="how many seeds to simulate (50)")
+    group.addoption("--seeds", type=int, default=200, help="how many seeds to simulate (200)")
     group.addoption("--first-seed", type=int, default=1, help="the first of them (1)")
-    group.addoption("--steps", type=int, default=300, help="steps of each (300)")
+    group.addoption("--steps", type=int, default=220, help="steps of each (220)")

@@ -1,8 +1,9 @@
 """One simulated device: its file, what it ever put into its outbox, and its syncs over a bad network."""
 
 import json
-from collections.abc import Callable
-from contextlib import closing
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,19 +61,31 @@ class Device:
         http = Network(inner or self.inner, faults, mailbox)
         return Replica(self.path, http=http, retry_seconds=retry_seconds)
 
+    @contextmanager
+    def open(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection as an application has it, for one or more edits; None where there are no tables yet."""
+        with closing(sqlite3.connect(self.path)) as conn:
+            made = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'contact'").fetchone()
+            conn.execute("PRAGMA synchronous = OFF")
+            yield conn if made else None
+
     def edit(
-        self, edit: Edit, rng: Random, employees: list[str], reserved: frozenset[str], invalid: bool
+        self,
+        conn: sqlite3.Connection,
+        edit: Edit,
+        rng: Random,
+        employees: list[str],
+        reserved: frozenset[str],
+        invalid: bool,
     ) -> str | None:
         """Let the user do something; None where there was nothing to do it with."""
-        with closing(self.replica(Faults(rng), []).connect()) as conn:
-            what = edit(Desk(conn, rng, employees, reserved))
-            # It was made some time ago, by the device's own clock.
-            made_at = (
-                datetime.now(UTC) + self.skew + timedelta(minutes=rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
-            )
-            conn.execute("UPDATE _sync_outbox SET made_at = ? WHERE seq > ?", (http_date(made_at), self.outbox_seen))
-            conn.commit()
-            self._note_outbox(conn, invalid)
+        what = edit(Desk(conn, rng, employees, reserved))
+        # It was made some time ago, by the device's own clock.
+        ago = timedelta(minutes=rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
+        made_at = http_date(datetime.now(UTC) + self.skew - ago)
+        conn.execute("UPDATE _sync_outbox SET made_at = ? WHERE seq > ?", (made_at, self.outbox_seen))
+        conn.commit()
+        self._note_outbox(conn, invalid)
         return what
 
     def _note_outbox(self, conn: Any, invalid: bool) -> None:

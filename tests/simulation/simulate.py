@@ -105,10 +105,13 @@ class Simulation:
 
     def edit(self) -> str:
         device = self._any_device()
-        done = [self._edit(device) for _ in range(self.rng.randint(1, EDITS_MAX))]
-        return f"{device.name}: {', '.join(done)}"
+        return f"{device.name}: {', '.join(self._edit(device, self.rng.randint(1, EDITS_MAX)))}"
 
-    def _edit(self, device: Device) -> str:
+    def _edit(self, device: Device, count: int = 1) -> list[str]:
+        with device.open() as conn:
+            return ["no tables yet"] if conn is None else [self._edit_with(device, conn) for _ in range(count)]
+
+    def _edit_with(self, device: Device, conn: sqlite3.Connection) -> str:
         invalid = self.rng.random() < 0.06
         if invalid:
             edit = self.rng.choice(INVALID_EDITS)
@@ -118,14 +121,8 @@ class Simulation:
         # Now and then an order of an employee who is none of this device's.
         own = [scope.partition(":")[2] for scope in sorted(device.scopes - {"global"})]
         employees = self.world.employee_ids if not own or self.rng.random() < 0.1 else own
-        if self._has_tables(device):
-            what = device.edit(edit, self.rng, employees, self.world.reserved, invalid)
-            return what or f"{edit.__name__}: nothing to do"
-        return "no tables yet"
-
-    def _has_tables(self, device: Device) -> bool:
-        with closing(sqlite3.connect(device.path)) as conn:
-            return bool(conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'contact'").fetchone())
+        what = device.edit(conn, edit, self.rng, employees, self.world.reserved, invalid)
+        return what or f"{edit.__name__}: nothing to do"
 
     def sync(self) -> str:
         """One that goes through at last, with or without faults, other writers and edits in between."""
@@ -138,7 +135,7 @@ class Simulation:
 
             def meanwhile(_: object) -> None:
                 if len(edits) < 2 and self.rng.random() < 0.5:
-                    edits.append(self._edit(device))
+                    edits.extend(self._edit(device))
 
         device.sync(faults, self.world.mailbox, meanwhile)
         oracle.check_device(device, self.world)
@@ -275,7 +272,7 @@ STEPS: tuple[tuple[Step, float], ...] = (
     (Simulation.interrupted_sync, 4),
     (Simulation.killed_sync, 4),
     (Simulation.office, 18),
-    (Simulation.administrator, 12),
+    (Simulation.administrator, 9),
     (Simulation.late, 3),
     (Simulation.grants, 3),
     (Simulation.deliver, 2),
