@@ -10,8 +10,8 @@ from rest_framework.views import APIView
 
 from devices.authentication import authenticated, bearer_hash, seen
 from sync import openapi
+from sync.alerts.metrics import scrape
 from sync.health import readiness
-from sync.metrics import scrape
 from sync.outcomes import outcomes
 from sync.pull import pull
 from sync.push import push

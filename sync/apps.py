@@ -7,12 +7,13 @@ class SyncConfig(AppConfig):
     verbose_name = "Conflicts and rejections"
 
     def ready(self) -> None:
-        from sync import admin_conflicts, admin_devices, admin_entities, admin_quarantine, checks, install
+        from sync import checks, install
+        from sync.pages import conflicts, devices, entities, quarantine
 
         checks.register()
-        admin_conflicts.register()
-        admin_quarantine.register()
-        admin_devices.register()
-        admin_entities.register()  # the admin application stands before us, so every admin.py has been read by now
+        conflicts.register()
+        quarantine.register()
+        devices.register()
+        entities.register()  # the admin application stands before us, so every admin.py has been read by now
         # Django's own hook at the end of `migrate`, and the only one: triggers follow the declarations.
         post_migrate.connect(install.after_migrate, sender=self)

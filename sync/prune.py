@@ -26,7 +26,7 @@ def prune() -> dict[str, int]:
     _run(block("maintain.sql", "tick"))
     tombstones = _run(block("maintain.sql", "forget_tombstones"), days=settings.SYNC_TOMBSTONE_AGE_DAYS_MAX)
     results = _run(block("maintain.sql", "forget_results"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
-    alerts = _run(block("alerts.sql", "forget"), days=settings.SYNC_ALERT_AGE_DAYS_MAX)
+    alerts = _run(block("alerts/alerts.sql", "forget"), days=settings.SYNC_ALERT_AGE_DAYS_MAX)
     days = max(settings.SYNC_HISTORY_AGE_DAYS_MAX, HISTORY_AGE_DAYS_MIN)
     outcomes = _run(block("maintain.sql", "forget_outcomes"), days=days)
     months = _run(block("maintain.sql", "old_partitions"), days=days) or []

@@ -78,7 +78,7 @@ UNFOLD = {
     "SITE_URL": None,  # there is no site behind it to view
     "SITE_ICON": "syncserver.navigation.icon",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "syncserver.navigation.icon"}],
-    "DASHBOARD_CALLBACK": "sync.front_page.told",
+    "DASHBOARD_CALLBACK": "sync.pages.front_page.told",
     "STYLES": ["syncserver.navigation.stylesheet"],
     "SIDEBAR": {"navigation": "syncserver.navigation.sidebar"},
     "COLORS": {
@@ -156,7 +156,7 @@ SYNC_REPLAYS_MAX = 200  # refused changes that a person replays or discards at o
 DATA_UPLOAD_MAX_MEMORY_SIZE = SYNC_PUSH_BODY_BYTES_MAX
 DATA_UPLOAD_MAX_NUMBER_FIELDS = SYNC_DECISIONS_MAX + 100  # of a form: each of the conflicts that are chosen is one
 
-# --- Attention: after what time somebody should look (`sync/attention.py`) ---
+# --- Attention: after what time somebody should look (`sync/alerts/attention.py`) ---
 # A day: what came in the evening may be decided the next morning.
 SYNC_CONFLICT_AGE_HOURS_MAX = env.integer("SYNC_CONFLICT_AGE_HOURS_MAX", 24)  # an open conflict is late after that
 SYNC_QUARANTINE_AGE_HOURS_MAX = env.integer("SYNC_QUARANTINE_AGE_HOURS_MAX", 24)  # and a mutation in quarantine

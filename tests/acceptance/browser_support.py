@@ -52,7 +52,7 @@ def opened(
     page.on("request", lambda request: complaints.extend([] if _ours(request.url, server) else [request.url]))
     yield page
     made.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 def _ours(url: str, server: Server) -> bool:

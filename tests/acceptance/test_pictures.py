@@ -4,6 +4,7 @@ They are taken each time, into pytest's folder, and into that of the docs where 
 `PICTURES=docs/images script/test tests/acceptance/test_pictures.py`.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,22 @@ from tests.acceptance.browser_support import barriers, logged_in, needs_chromium
 pytestmark = needs_chromium
 
 HERO = "/admin/sync/conflict/0198a6d2-0000-7000-8000-000000000001/change/"
-SIZE: Any = {"width": 1440, "height": 960}
-SCENE = "from tests.acceptance.conflict_scene import build; build()"
+WIDTH = 1440
+SCENE = "import json; from tests.acceptance.quarantine_scene import build; print(json.dumps(build()))"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(tmp_path_factory.mktemp("pictures")) as running:
         running.superuser("anna", "a long pass phrase")
-        running.manage("shell", "--no-imports", "-c", SCENE)
         yield running
+
+
+@pytest.fixture(scope="module")
+def places(server: Server) -> dict[str, str]:
+    """The addresses of the scene's pages, by the names of their pictures."""
+    told: dict[str, str] = json.loads(server.manage("shell", "--no-imports", "-c", SCENE).splitlines()[-1])
+    return told | {"front-page": "/admin/", "conflicts": "/admin/sync/conflict/?state=open", "conflict": HERO}
 
 
 @pytest.fixture(scope="module")
@@ -57,31 +64,38 @@ def selecting(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "address", "scheme", "prepare"),
+    ("name", "scheme", "height", "prepare"),
     [
-        ("front-page", "/admin/", "light", None),
-        ("conflicts", "/admin/sync/conflict/?state=open", "light", selecting),
-        ("conflict", HERO, "light", picking),
-        ("conflict-dark", HERO, "dark", picking),
+        ("front-page", "light", 960, None),
+        ("conflicts", "light", 960, selecting),
+        ("conflict", "light", 960, picking),
+        ("conflict", "dark", 960, picking),
+        ("quarantine", "light", 900, None),
+        ("refused-change", "light", 1130, None),
+        ("row-history", "light", 960, None),
+        ("restore-version", "light", 760, None),
+        ("device", "light", 640, None),
+        ("devices", "light", 560, None),
     ],
 )
 def test_picture_shows_a_page_without_a_fault(
     name: str,
-    address: str,
     scheme: Any,
+    height: int,
     prepare: Any,
     browser: Browser,
     server: Server,
     anna: StorageState,
+    places: dict[str, str],
     folder: Path,
 ) -> None:
-    with opened(browser, server, anna, color_scheme=scheme, viewport=SIZE) as page:
-        page.goto(address)
+    with opened(browser, server, anna, color_scheme=scheme, viewport={"width": WIDTH, "height": height}) as page:
+        page.goto(places[name])
         page.wait_for_load_state("networkidle")
         if prepare is not None:
             prepare(page)
         assert barriers(page, "body") == []
-        picture = folder / f"{name}.png"
+        picture = folder / f"{name}{'-dark' if scheme == 'dark' else ''}.png"
         page.screenshot(path=picture, animations="disabled", caret="hide")
         assert picture.stat().st_size > 10_000
         page.evaluate("window.onbeforeunload = null")

@@ -20,9 +20,9 @@ from django.test import Client
 from pytest_django import Settings
 
 from devices.models import Device
-from sync.alerts import PAUSES_MINUTES, Report, run
+from sync.alerts.attention import attention
+from sync.alerts.run import PAUSES_MINUTES, Report, run
 from sync.alone import alone
-from sync.attention import attention
 from sync.models import Alert, AlertChannel, AlertMessage, Conflict, Telling
 from sync.prune import prune
 from tests.integration.alert_support import SECRET, Post, Receiver, post_office, receiver

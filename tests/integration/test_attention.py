@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from devices.models import Device, Trouble
-from sync.attention import Attention, Waiting, activity, attention
+from sync.alerts.attention import Attention, Waiting, activity, attention
 from sync.models import Decision
 from tests.integration.attention_support import NOW, ago, conflict, device, rejection
 from tests.integration.sync_support import TestDevice, create, sql

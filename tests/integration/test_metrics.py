@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 from pytest_django import Settings
 
-from sync.alerts import run
+from sync.alerts.run import run
 from tests.integration.alert_support import receiver
 from tests.integration.attention_support import conflict, device, rejection
 from tests.integration.sync_support import TestDevice, create, problem, sql

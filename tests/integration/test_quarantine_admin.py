@@ -12,9 +12,9 @@ from django.http import HttpRequest
 from django.test import Client
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
-from sync.admin_mend import MendForm, sent_by
 from sync.models import Outcome, Rejection
-from sync.timeline import row_now
+from sync.pages.mend import MendForm, sent_by
+from sync.pages.timeline import row_now
 from sync.wire import entities
 from tests.integration.conflict_support import rev_of
 from tests.integration.sync_support import Row, TestDevice, contact, create, delete, employee, new_id, update

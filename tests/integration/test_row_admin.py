@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from devices.models import Device
 from entities.models import Contact, Customer, Order, Product
-from sync import timeline
 from sync.models import History
+from sync.pages import timeline
 from sync.wire import entities
 from tests.integration.conflict_support import disputed, rev_of
 from tests.integration.sync_support import TestDevice, contact, create, delete, update

@@ -15,9 +15,9 @@ from django.urls import path
 from devices.enroll import create_code, enroll
 from devices.models import Device
 from entities.models import Contact, Customer, Order, OrderLine, Product
-from sync.admin_entities import EntityAdmin, register
 from sync.declare import declarations
 from sync.models import Conflict, History
+from sync.pages.entities import EntityAdmin, register
 from sync.push import push
 from sync.states import Pusher
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sync.marked import excerpt, marked
-from sync.text_diff import TOKENS_MAX, runs
+from sync.pages.marked import excerpt, marked
+from sync.pages.text_diff import TOKENS_MAX, runs
 
 TEXTS = st.text(st.sampled_from("ab .\n<&ß"), max_size=40)
 LONG = " ".join(f"word{number}" for number in range(1_300))

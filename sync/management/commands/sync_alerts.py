@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from sync.alerts import Report, Told, run
+from sync.alerts.run import Report, Told, run
 from sync.alone import Busy
 
 HELP = """Tell people, by e-mail and webhooks, what needs their attention, so that nobody has to look to find out:

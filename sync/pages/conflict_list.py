@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from sync.models import Conflict
-from sync.names import device_names, device_users, row_names, short_id
-from sync.values import Labels, entity_label, field_label
+from sync.pages.names import device_names, device_users, row_names, short_id
+from sync.pages.values import Labels, entity_label, field_label
 from sync.wire import entities
 
 PARTS_SHOWN_MAX = 2  # fields of a line

@@ -10,7 +10,7 @@ from django.conf import settings
 from sync.merge import same
 from sync.models import Conflict
 from sync.mutation import Error
-from sync.own_values import own_field, own_possible, to_wire
+from sync.pages.own_values import own_field, own_possible, to_wire
 from sync.stakes import UNWRITTEN, Stakes, kinds_of
 from sync.wire import entities
 

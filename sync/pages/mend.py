@@ -18,9 +18,9 @@ from django.http import HttpRequest
 from django.utils.dateparse import parse_datetime, parse_time
 from django.utils.text import capfirst
 
-from sync import admin_words as words
 from sync.models import Rejection
 from sync.mutation import Error
+from sync.pages import words
 from sync.wire import INTEGER_SAFE_MAX, Entity, Field
 
 SET, OMIT = "set-", "omit-"

@@ -10,7 +10,7 @@ from typing import Any
 from django.utils import timezone
 from django.utils.text import capfirst
 
-from sync.names import RowId, row_names, short_id
+from sync.pages.names import RowId, row_names, short_id
 from sync.wire import Entity, Field, entities
 
 EMPTY = "(empty)"

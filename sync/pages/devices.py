@@ -19,8 +19,8 @@ from unfold.admin import ModelAdmin
 from devices.admin import GrantInline
 from devices.enroll import revoke
 from devices.models import Device, Trouble
-from sync import admin_words as words
 from sync.models import Conflict, Rejection
+from sync.pages import words
 from sync.permissions import visible
 from sync.sql import block
 
@@ -234,8 +234,10 @@ def pushed(device: Device) -> list[Day] | None:
     }
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(block("device.sql", "count_seconds"), {"seconds": settings.SYNC_ADMIN_COUNT_SECONDS_MAX})
-            cursor.execute(block("device.sql", "pushed_by_device"), parameters)
+            cursor.execute(
+                block("pages/device.sql", "count_seconds"), {"seconds": settings.SYNC_ADMIN_COUNT_SECONDS_MAX}
+            )
+            cursor.execute(block("pages/device.sql", "pushed_by_device"), parameters)
             return [Day(*row) for row in cursor.fetchall()]
     except OperationalError:
         return None

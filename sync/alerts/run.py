@@ -11,14 +11,14 @@ from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 
 from devices.models import Device, Trouble
-from sync import alert_texts as texts
-from sync.alert_channels import Answer, Mail, Webhook, attempt, channels
+from sync.alerts import texts
+from sync.alerts.attention import waiting
+from sync.alerts.channels import Answer, Mail, Webhook, attempt, channels
 from sync.alone import alone
-from sync.attention import waiting
 from sync.models import Alert, AlertChannel, AlertMessage, Telling
 from sync.sql import block
 
-SQL = "alerts.sql"
+SQL = "alerts/alerts.sql"
 # Minutes to wait after each failed try; when they are used up, after about three days, the message is given up.
 PAUSES_MINUTES = (5, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440)
 SETTLE_MINUTES = 10  # that a device has to stay stuck before anybody is told

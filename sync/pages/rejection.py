@@ -17,15 +17,15 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from devices.models import Device
-from sync import admin_words as words
-from sync.admin_mend import COMMENT_LENGTH_MAX, OMIT, SET, MendForm, Sent, initial, sent_by
 from sync.amend import Invalid
 from sync.models import Rejection
 from sync.mutation import Error
+from sync.pages import words
+from sync.pages.mend import COMMENT_LENGTH_MAX, OMIT, SET, MendForm, Sent, initial, sent_by
+from sync.pages.timeline import Now, row_now, values_at
+from sync.pages.values import Labels
 from sync.permissions import may_mend, visible
 from sync.quarantine import Replayed, discard, keep, replay, waiting_with
-from sync.timeline import Now, row_now, values_at
-from sync.values import Labels
 from sync.wire import Entity, Field, entities
 from syncserver.errors import Problem
 

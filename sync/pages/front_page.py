@@ -10,10 +10,10 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from devices.models import Device, Trouble
-from sync.attention import Attention, Day, Waiting, activity, attention
+from sync.alerts.attention import Attention, Day, Waiting, activity, attention
 from sync.models import AlertChannel, Conflict, Rejection
+from sync.pages.values import entity_label
 from sync.permissions import Somebody, holds, viewable_entities
-from sync.values import entity_label
 
 DAYS = 14  # of the chart
 DEVICES_SHOWN_MAX = 8

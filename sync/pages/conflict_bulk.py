@@ -15,12 +15,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from sync.conflict_filters import as_uuid
-from sync.conflict_list import Line, lines
 from sync.models import Conflict
+from sync.pages.conflict_filters import as_uuid
+from sync.pages.conflict_list import Line, lines
+from sync.pages.values import Labels, field_label
 from sync.permissions import Somebody, may_decide, viewable_entities, visible
 from sync.resolve import Allowed, Bulk, Preview, preview_many, resolve_many
-from sync.values import Labels, field_label
 from sync.wire import entities
 from syncserver.errors import DECISION_REFUSALS, Problem
 

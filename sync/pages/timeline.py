@@ -10,7 +10,7 @@ import msgspec
 from django.db import connection
 
 from sync.models import History
-from sync.names import author_names
+from sync.pages.names import author_names
 from sync.sql import array, block
 from sync.wire import Entity
 
@@ -153,6 +153,6 @@ def _fields(change: History, created: Mapping[int, Mapping[str, Any]]) -> list[F
 
 def _rows(name: str, **parameters: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        cursor.execute(block("row.sql", name), parameters)
+        cursor.execute(block("pages/row.sql", name), parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows

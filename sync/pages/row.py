@@ -17,14 +17,14 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
 from devices.models import Device
-from sync import admin_words as words
 from sync.amend import Invalid, RowMoved
 from sync.models import Conflict, History, Rejection
 from sync.mutation import Error
-from sync.names import row_names, short_id
+from sync.pages import words
+from sync.pages.names import row_names, short_id
+from sync.pages.timeline import Change, FieldChange, Now, Page, holders, row_now, timeline
+from sync.pages.values import Labels
 from sync.permissions import may_restore, visible
-from sync.timeline import Change, FieldChange, Now, Page, holders, row_now, timeline
-from sync.values import Labels
 from sync.versions import restore_version, version_of
 from sync.wire import Entity, entities
 from syncserver.errors import Problem

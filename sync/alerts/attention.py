@@ -14,7 +14,7 @@ from devices.models import Device, Trouble
 from sync.models import AlertChannel
 from sync.sql import block
 
-SQL = "attention.sql"
+SQL = "alerts/attention.sql"
 DEVICES_MAX = 100  # listed at most, the worst first; the counts are of all
 
 

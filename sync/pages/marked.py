@@ -3,7 +3,7 @@
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from sync.text_diff import Run, runs
+from sync.pages.text_diff import Run, runs
 
 SHORT_CHARS = 60  # a text of that length is read at a glance: what is gone from it is not shown within it
 SAME_SHOWN_CHARS = 160  # of a longer stretch that is the same, before and after what is folded away

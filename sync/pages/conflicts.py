@@ -13,9 +13,10 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from unfold.admin import ModelAdmin
 
-from sync import conflict_bulk, conflict_undo
-from sync.conflict_decide import decide
-from sync.conflict_filters import (
+from sync.models import Conflict
+from sync.pages import conflict_bulk, conflict_undo
+from sync.pages.conflict_decide import decide
+from sync.pages.conflict_filters import (
     AgeFilter,
     DeviceFilter,
     EntityFilter,
@@ -25,8 +26,7 @@ from sync.conflict_filters import (
     narrowed,
     search,
 )
-from sync.conflict_list import lines
-from sync.models import Conflict
+from sync.pages.conflict_list import lines
 from sync.permissions import holds, may_view, viewable_entities, visible
 
 PER_PAGE = 100

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from devices.models import Device
-from sync.attention import Waiting, waiting
+from sync.alerts.attention import Waiting, waiting
 from sync.models import Alert, AlertChannel
 from sync.sql import block
 from sync.wire import entities
@@ -103,7 +103,7 @@ def _database() -> Iterator[Metric]:
     with connection.cursor() as cursor:
         cursor.execute(block("maintain.sql", "oldest_writer"))
         seconds, partitions = cursor.fetchone()
-        cursor.execute(block("attention.sql", "answered_last_hour"))
+        cursor.execute(block("alerts/attention.sql", "answered_last_hour"))
         answered = dict(cursor.fetchall())
     yield Gauge(
         "syncserver_oldest_writer_age_seconds",

@@ -8,14 +8,14 @@ from django.utils.safestring import SafeString
 
 from devices.models import Device
 from sync.amend import name_of
-from sync.conflict_form import Block, DecisionForm
-from sync.conflict_list import Line, lines
-from sync.marked import SHORT_CHARS, excerpt, marked
 from sync.models import Conflict, Decision, History, Rejection
-from sync.names import author_names, row_names, short_id
+from sync.pages.conflict_form import Block, DecisionForm
+from sync.pages.conflict_list import Line, lines
+from sync.pages.marked import SHORT_CHARS, excerpt, marked
+from sync.pages.names import author_names, row_names, short_id
+from sync.pages.values import Labels, entity_label, field_label
 from sync.permissions import Somebody, viewable_entities, visible
 from sync.stakes import Stakes
-from sync.values import Labels, entity_label, field_label
 from sync.wire import entities
 
 CHANGES_SHOWN_MAX = 20  # of the row, the newest first

@@ -16,8 +16,8 @@ from devices.models import Device
 from sync.declare import declarations
 from sync.merge import CONFLICT_POLICIES, DELETE_POLICIES, policy_name
 from sync.models import Conflict
+from sync.pages.values import entity_label, field_label
 from sync.permissions import viewable_entities
-from sync.values import entity_label, field_label
 from sync.wire import entities
 
 DEVICES_LISTED_MAX = 200  # to choose from; any other is found by the search

@@ -18,12 +18,12 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.timesince import timesince
 
-from sync.conflict_filters import as_uuid
 from sync.models import Rejection
+from sync.pages.conflict_filters import as_uuid
+from sync.pages.text_diff import runs
+from sync.pages.timeline import Author
+from sync.pages.values import Labels, entity_label, field_label
 from sync.permissions import viewable_entities
-from sync.text_diff import runs
-from sync.timeline import Author
-from sync.values import Labels, entity_label, field_label
 from sync.wire import Entity, Field
 
 NONE, EMPTY = "none", "empty"

@@ -14,9 +14,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from unfold.admin import ModelAdmin
 
-from sync.admin_row import history_page, restore_page, row_of
 from sync.capture import authored
 from sync.declare import declarations
+from sync.pages.row import history_page, restore_page, row_of
 
 COLUMNS_MAX = 7  # in the list
 

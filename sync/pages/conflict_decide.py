@@ -10,9 +10,9 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
-from sync.conflict_form import WHOLE_ROW, DecisionForm
-from sync.conflict_page import ConflictPage, Past
 from sync.models import Conflict, Decision
+from sync.pages.conflict_form import WHOLE_ROW, DecisionForm
+from sync.pages.conflict_page import ConflictPage, Past
 from sync.permissions import may_decide, viewable_entities
 from sync.resolve import Invalid, RowMoved, Stakes, resolve, stakes_of
 from sync.stakes import UNWRITTEN

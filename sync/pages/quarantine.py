@@ -18,16 +18,16 @@ from django.utils.text import Truncator
 from unfold.admin import ModelAdmin
 
 from devices.models import Device
-from sync import admin_words as words
-from sync.admin_mend import sent_by
-from sync.admin_rejection import BECAME, STATES, Case, DiscardForm, author_of, change_label, rejection_page, told
 from sync.amend import Invalid
-from sync.conflict_filters import AgeFilter, DeviceFilter, EntityFilter, as_uuid
 from sync.models import Rejection
-from sync.names import row_names
+from sync.pages import words
+from sync.pages.conflict_filters import AgeFilter, DeviceFilter, EntityFilter, as_uuid
+from sync.pages.mend import sent_by
+from sync.pages.names import row_names
+from sync.pages.rejection import BECAME, STATES, Case, DiscardForm, author_of, change_label, rejection_page, told
+from sync.pages.values import field_label
 from sync.permissions import may_mend, may_view, visible
 from sync.quarantine import discard, replay
-from sync.values import field_label
 from sync.wire import entities
 from syncserver.errors import REJECTIONS, Problem
 

@@ -11,12 +11,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from sync.conflict_bulk import BUSY, allowed_to
-from sync.conflict_list import lines
 from sync.models import Conflict, Decision
+from sync.pages.conflict_bulk import BUSY, allowed_to
+from sync.pages.conflict_list import lines
+from sync.pages.values import Labels, field_label
 from sync.permissions import holds, viewable_entities, visible
 from sync.resolve import Undone, undo
-from sync.values import Labels, field_label
 from sync.wire import entities
 from syncserver.errors import DECISION_REFUSALS, Problem
 
