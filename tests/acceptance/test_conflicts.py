@@ -1,10 +1,8 @@
 """People decide conflicts in the admin: a real server, real devices, real Chromium."""
 
-import re
 import statistics
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from syncdevice import Replica
 
 from tests.acceptance.acceptance_support import Server, running_server
 from tests.acceptance.browser_support import barriers, logged_in, needs_chromium, opened, staff
+from tests.acceptance.conflicts_support import change, contact, do, met, on, pick, press, replica
 
 pytestmark = needs_chromium
 
@@ -48,54 +47,6 @@ def phone(server: Server, tmp_path: Path) -> Replica:
 @pytest.fixture
 def tablet(server: Server, tmp_path: Path) -> Replica:
     return replica(server, tmp_path, "Tablet 3")
-
-
-def replica(server: Server, folder: Path, name: str) -> Replica:
-    (code,) = server.codes([["global"]])
-    return Replica.enroll(server.url, code, folder / f"{name}.db", name=name)
-
-
-def do(device: Replica, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with closing(device.connect()) as connection:
-        rows = connection.execute(sql, parameters).fetchall()
-        connection.commit()
-        return rows
-
-
-def change(device: Replica, row: str, **values: str) -> None:
-    names = ", ".join(f"{name} = ?" for name in values)
-    do(device, f"UPDATE contact SET {names} WHERE id = ?", *values.values(), row)
-
-
-def contact(phone: Replica, tablet: Replica, **values: str) -> str:
-    """A contact that both devices have."""
-    given = {"first_name": "Maria", "last_name": "Anders", "phone": "030-0074321", "title": "Owner"} | values
-    names, marks = ", ".join(given), ", ".join("?" * len(given))
-    ((row,),) = do(phone, f"INSERT INTO contact ({names}) VALUES ({marks}) RETURNING id", *given.values())
-    phone.sync()
-    tablet.sync()
-    return str(row)
-
-
-def met(phone: Replica, tablet: Replica, **row: str) -> str:
-    """A contact over whose phone and title the devices are in conflict."""
-    made = contact(phone, tablet, **row)
-    change(phone, made, phone="030-0079911", title="Manager")
-    change(tablet, made, phone="030-0076545", title="Head of Sales")
-    phone.sync()
-    assert tablet.sync().outcomes == {"conflict": 1}
-    return made
-
-
-def on(device: Replica, row: str) -> tuple[Any, ...]:
-    """The phone and the title that a device shows after its next sync."""
-    device.sync()
-    return do(device, "SELECT phone, title FROM contact WHERE id = ?", row)[0]
-
-
-def pick(page: Page, label: str, side: str) -> None:
-    """Pick a side by what a person reads: the value's card in the field's frame."""
-    page.get_by_role("group", name=re.compile(f"^{label}")).locator(f"input[value={side}] + label").click()
 
 
 # --- one conflict
@@ -137,6 +88,31 @@ def test_value_of_ones_own_reaches_both(
         page.get_by_role("button", name="Save", exact=False).first.click()
         expect(page.get_by_text("Decided:")).to_be_visible()
     assert on(phone, row) == on(tablet, row) == ("030-1", "Manager")
+
+
+def test_reference_is_looked_for_by_its_name(
+    browser: Browser, server: Server, anna: StorageState, phone: Replica, tablet: Replica
+) -> None:
+    names = ["Alfreds Futterkiste", "Berglunds snabbköp", "Consolidated Holdings"]
+    ids = [do(phone, "INSERT INTO customer (name) VALUES (?) RETURNING id", name)[0][0] for name in names]
+    row = contact(phone, tablet)
+    change(phone, row, customer_id=ids[0])
+    change(tablet, row, customer_id=ids[1])
+    phone.sync()
+    tablet.sync()
+    with opened(browser, server, anna) as page:
+        page.goto(LIST)
+        page.get_by_role("link", name="Maria Anders").click()
+        expect(page.locator(".stake .value")).to_have_text(["(none)", *names[:2]])
+        pick(page, "Customer", "own")
+        page.locator(".select2-selection").click()
+        page.keyboard.type("Consoli")
+        page.get_by_role("option", name="Consolidated Holdings").click()
+        expect(page.locator("#result .changed dd")).to_have_text(["Consolidated Holdings"])
+        page.get_by_role("button", name="Save", exact=False).first.click()
+        expect(page.get_by_text("Decided:")).to_be_visible()
+    tablet.sync()
+    assert do(tablet, "SELECT customer_id FROM contact WHERE id = ?", row) == [(ids[2],)]
 
 
 def test_stale_page_overwrites_nothing_and_keeps_what_was_picked(
@@ -200,11 +176,6 @@ def test_keyboard_alone_leads_from_the_list_to_the_saved_decision(
         press(page, "Control+Enter")
         expect(page.get_by_text("Decided:")).to_be_visible()
     assert on(phone, row) == on(tablet, row) == ("030-0079911", "Head of Sales")
-
-
-def press(page: Page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def test_values_from_devices_are_shown_as_text(

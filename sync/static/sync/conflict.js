@@ -45,13 +45,15 @@ document.addEventListener("DOMContentLoaded", () => {
 
   let touched = "touched" in form.dataset;
   form.addEventListener("change", () => { touched = true; show(); });
-  form.addEventListener("input", (event) => {
+  function owned(event) {
     if (!event.target.matches("[data-own]")) return;
-    const own = event.target.closest(".pick").querySelector("input[type=radio]");
-    own.checked = true;
+    event.target.closest(".pick").querySelector("input[type=radio]").checked = true;
     touched = true;
     show();
-  });
+  }
+  form.addEventListener("input", owned);
+  // The admin's search for a referenced row tells of a choice by jQuery's events alone.
+  window.django?.jQuery?.(form).on("change", "select[data-own]", owned);
 
   function pickAll(side) {
     for (const block of blocks) {
@@ -76,7 +78,7 @@ document.addEventListener("DOMContentLoaded", () => {
   document.getElementById("help-open")?.addEventListener("click", () => help.showModal());
 
   function typing(element) {
-    return element.matches("textarea, select, [contenteditable], input:not([type=radio])");
+    return element.matches("textarea, select, [contenteditable], [role=combobox], input:not([type=radio])");
   }
 
   function move(step) {
@@ -95,8 +97,13 @@ document.addEventListener("DOMContentLoaded", () => {
     const radio = current()?.querySelector(`input[value="${side}"]`);
     if (!radio || radio.disabled) return;
     radio.click();
-    if (side === "own") { const own = current().querySelector("[data-own]"); own?.focus(); own?.select?.(); }
+    if (side === "own") enter(current().querySelector("[data-own]"));
     else radio.focus();
+  }
+
+  function enter(own) {
+    (own?.nextElementSibling?.querySelector(".select2-selection") ?? own)?.focus();
+    own?.select?.();
   }
 
   const actions = {
