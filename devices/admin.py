@@ -6,7 +6,6 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import Field
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin, TabularInline
@@ -47,9 +46,7 @@ class GrantInline(TabularInline):  # type: ignore[type-arg]
     hide_title = True
     verbose_name_plural = "scopes granted to this device"
 
-    def formfield_for_dbfield(
-        self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
-    ) -> forms.Field | None:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> forms.Field | None:
         found = super().formfield_for_dbfield(db_field, request, **kwargs)
         if found is not None:
             found.widget.attrs["aria-label"] = str(found.label)  # the column's head is no label of each field in it
