@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 from django.conf import settings
@@ -13,10 +12,11 @@ from django.db.models import ProtectedError, RestrictedError
 from django.utils import timezone
 
 from sync import decide as core
-from sync.candidates import candidates_of, within_calendar
+from sync.answer import Result, conflict_of, rejection_of, replayed, result_of, reused
+from sync.candidates import candidates_of
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
-from sync.mutation import Batch, Error, Mutation, error, parse_batch, told_name
+from sync.mutation import Batch, Error, Mutation, error, parse_batch
 from sync.push_new import NotNew, push_new
 from sync.refusal import errors_of, is_of_a_row
 from sync.settle import as_written, broken_by_clean, settle, settlement
@@ -29,19 +29,6 @@ from syncserver.errors import Problem
 
 ATTEMPTS_MAX = 4  # of a batch that lost a deadlock, or raced another device for a mutation's id
 LOST_RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
-
-
-class Result(msgspec.Struct, omit_defaults=True, gc=False):
-    """The answer to one mutation, as it travels."""
-
-    id: str
-    status: str
-    rev: int | None = None
-    conflict: str | None = None
-    state: str | None = None  # of the conflict record, where there is one
-    errors: tuple[Error, ...] = ()
-    row: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
-    replayed: bool = False
 
 
 def push(pusher: Pusher, body: bytes) -> bytes:
@@ -119,7 +106,7 @@ class Push:
         fresh = [at for at in range(len(self.mutations)) if at not in self.results and at not in repeats]
         self._read_states(fresh)
         self._apply(units_of(self.candidates, fresh))
-        self.results |= {at: self._result(at, verdict) for at, verdict in self.verdicts.items()}
+        self.results |= {at: self._result(at) for at in self.verdicts}
         self._remember(fresh)
         for at, first in repeats.items():
             self.results[at] = msgspec.structs.replace(self.results[first], replayed=True)
@@ -144,38 +131,44 @@ class Push:
         for at, mutation in enumerate(self.mutations):
             if mutation.id in known:
                 digest, *told = known[mutation.id]
-                self.results[at] = _replayed(mutation, *told) if digest == self.digests[at] else _reused(mutation)
+                self.results[at] = replayed(mutation, *told) if digest == self.digests[at] else reused(mutation)
             elif mutation.id not in first:
                 first[mutation.id] = at
             elif self.digests[first[mutation.id]] == self.digests[at]:
                 repeats[at] = first[mutation.id]
             else:
-                self.results[at] = _reused(mutation)
+                self.results[at] = reused(mutation)
         return repeats
 
     def _read_states(self, fresh: Sequence[int]) -> None:
-        """Lock the rows that may be changed, then read what is known of every row that these mutations name."""
+        """Lock the rows that may be changed, then read what is known of every row that these mutations name.
+
+        Raises _Raced where a row that was not there, so that it could not be locked, has come meanwhile.
+        """
         candidates = [self.candidates[at] for at in fresh if not self.candidates[at].errors]
-        changed: dict[str, list[str]] = {}
-        for candidate in candidates:
-            changed.setdefault(candidate.key.entity, []).append(candidate.key.row)
-        locked = 0
-        with cursor() as bound:
-            for name in sorted(changed):
-                bound.execute(
-                    block("push.sql", "lock_rows", table=entities()[name].table), {"rows": array(changed[name])}
-                )
-                locked += bound.rowcount
-        keys = {candidate.key for candidate in candidates} | {key for c in candidates for _, key in c.references}
-        self.states = states_of(self.pusher, keys)
-        self.revs_before = {key: self.states.get(key, core.NEVER).rev for key in keys}
-        alive = sum(self.states[key].alive for key in {c.key for c in candidates} & self.states.keys())
-        if alive > locked and self.may_try_again:
-            raise _Raced  # a row has come since, and others could change it while we merge
+        changed = {candidate.key for candidate in candidates}
+        locked = self._lock(changed)
+        self.states = states_of(self.pusher, changed | {key for c in candidates for _, key in c.references})
+        self.revs_before = {key: self.states.get(key, core.NEVER).rev for key in changed}
+        if self.may_try_again and sum(self.states[key].alive for key in changed & self.states.keys()) > locked:
+            raise _Raced
         ids = [mutation.id for mutation in self.mutations]
         self.states |= with_what_others_did(self.pusher, self.states, candidates, ids)
         if self.may_try_again and any(s.values is not None and not s.alive for s in self.states.values()):
             raise _Raced
+
+    def _lock(self, keys: Collection[RowKey]) -> int:
+        """Make other writers of these rows wait; return how many there are."""
+        rows: dict[str, list[str]] = {}
+        for key in keys:
+            rows.setdefault(key.entity, []).append(key.row)
+        with cursor() as bound:
+            return sum(
+                bound.execute(
+                    block("push.sql", "lock_rows", table=entities()[name].table), {"rows": array(rows[name])}
+                ).rowcount
+                for name in sorted(rows)
+            )
 
     # --- writing ---
 
@@ -270,14 +263,9 @@ class Push:
 
     # --- the answer ---
 
-    def _result(self, at: int, verdict: Verdict) -> Result:
+    def _result(self, at: int) -> Result:
         rev = self.revs.get(at, self.states.get(self.candidates[at].key, core.NEVER).rev)
-        match verdict.status:
-            case "applied" | "merged":
-                return Result(self.mutations[at].id, verdict.status, rev, state=_state(verdict))
-            case "conflict":
-                return Result(self.mutations[at].id, "conflict", conflict=str(uuid4()), state=_state(verdict))
-        return Result(self.mutations[at].id, "rejected", errors=verdict.errors)
+        return result_of(self.mutations[at].id, self.verdicts[at], rev)
 
     def _show_rows(self) -> None:
         """Add the row, as the device may see it now, to every result that is more than `applied`."""
@@ -301,7 +289,9 @@ class Push:
         """Store the results, the conflict records and the quarantine."""
         self._store_results(fresh)
         Conflict.objects.bulk_create(
-            self._conflict(at, record) for at in fresh if (record := self.verdicts[at].record) is not None
+            conflict_of(self.pusher.device, self.candidates[at], record, self.results[at].conflict)
+            for at in fresh
+            if (record := self.verdicts[at].record) is not None
         )
         self._quarantine()
 
@@ -309,7 +299,10 @@ class Push:
         refused = [at for at, result in self.results.items() if result.status == "rejected" and not result.replayed]
         revs = self._revs_at(refused)
         Rejection.objects.bulk_create(
-            (self._rejection(at, revs[at]) for at in refused),
+            (
+                rejection_of(self.pusher.device, self.mutations[at], self.digests[at], self.results[at], at, revs[at])
+                for at in refused
+            ),
             ignore_conflicts=True,  # one that was refused for its id comes again with every resend
         )
 
@@ -322,45 +315,6 @@ class Push:
             found[at] = revs.get(candidate.key, 0)
             revs[candidate.key] = self.revs.get(at, found[at])
         return found
-
-    def _rejection(self, at: int, row_rev: int) -> Rejection:
-        mutation = self.mutations[at]
-        return Rejection(
-            mutation=mutation.id,
-            digest=self.digests[at],
-            device=self.pusher.device,
-            entity=told_name(mutation.entity),
-            row_id=mutation.row,
-            row_rev=row_rev,
-            place=at,
-            op=mutation.op,
-            group=mutation.group,
-            cause=self.results[at].errors[0].code,
-            body=msgspec.json.encode(mutation).decode(),
-            errors=msgspec.to_builtins(self.results[at].errors),
-        )
-
-    def _conflict(self, at: int, record: core.Record) -> Conflict:
-        mutation, values = self.mutations[at], self.candidates[at].values
-        return Conflict(
-            id=self.results[at].conflict or uuid4(),
-            entity=mutation.entity,
-            row_id=mutation.row,
-            mutation=mutation.id,
-            device=self.pusher.device,
-            op=mutation.op,
-            base_rev=mutation.base,
-            server_rev=record.rev,
-            base=record.base,
-            server=record.server,
-            device_values={k: v for k, v in (("set", values.fields), ("add", values.amounts)) if v},
-            fields=list(record.fields),
-            mixed=sorted(record.mixed),
-            made_at=mutation.made_at and within_calendar(mutation.made_at),
-            group=mutation.group,
-            policy=record.policy,
-            state=record.decision,
-        )
 
     def _store_results(self, fresh: Sequence[int]) -> None:
         others = [
@@ -379,18 +333,3 @@ class Push:
 
 def _names(problem: Exception, constraint: str) -> bool:
     return getattr(getattr(problem.__cause__, "diag", None), "constraint_name", None) == constraint
-
-
-def _state(verdict: Verdict) -> str | None:
-    return None if verdict.record is None else verdict.record.decision
-
-
-def _replayed(
-    mutation: Mutation, status: str, rev: int | None, conflict: str | None, state: str | None, errors: str | None
-) -> Result:
-    told = msgspec.json.decode(errors, type=tuple[Error, ...]) if errors else ()
-    return Result(mutation.id, status, rev, conflict, state, told, replayed=True)
-
-
-def _reused(mutation: Mutation) -> Result:
-    return Result(mutation.id, "rejected", errors=(error("id_reused", "id"),))

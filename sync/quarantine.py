@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from sync import decide as core
 from sync.amend import Invalid, in_turn, lock_devices, refusal
+from sync.answer import Result
 from sync.candidates import candidates_of, references_in
 from sync.capture import set_author
 from sync.checker import checker
@@ -17,7 +18,7 @@ from sync.decide import Candidate, RowKey
 from sync.models import Conflict, Rejection
 from sync.mutation import Batch, Error, Mutation, Values, error
 from sync.outcomes import tell
-from sync.push import Push, Result
+from sync.push import Push
 from sync.sql import array, block, cursor
 from sync.states import Pusher
 from sync.units import Interleaved
