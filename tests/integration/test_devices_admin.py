@@ -97,8 +97,8 @@ def test_device_page_leaves_out_a_count_that_takes_too_long(
     admin_client: Client, tablet: Device, monkeypatch: Any
 ) -> None:
     slow = "SELECT pg_sleep(3), %(device)s, %(last)s, %(days)s, %(zone)s"
-    monkeypatch.setitem(blocks("device.sql"), "pushed_by_device", slow)
-    monkeypatch.setitem(blocks("device.sql"), "count_seconds", "SET LOCAL statement_timeout = 10 -- %(seconds)s")
+    monkeypatch.setitem(blocks("pages/device.sql"), "pushed_by_device", slow)
+    monkeypatch.setitem(blocks("pages/device.sql"), "count_seconds", "SET LOCAL statement_timeout = 10 -- %(seconds)s")
     assert "too many answers" in page(admin_client, f"/admin/devices/device/{tablet.pk}/change/")
 
 
