@@ -243,7 +243,9 @@ def moved(stakes: Stakes) -> bool:
     if stakes.server is None or stakes.server_then is None or conflict.op == "delete":
         return stakes.server is not None or stakes.server_then is not None
     kinds = kinds_of(conflict.entity)
-    known = [row for row in (stakes.server_then, stakes.device, standing and standing.after) if row]
+    # Where the device's values were taken, those of the server are there only if somebody has put them back.
+    then = None if conflict.state == State.DEVICE else stakes.server_then
+    known = [row for row in (then, stakes.device, standing and standing.after) if row]
     return not all(
         any(name in row and same(kinds[name], stakes.server.get(name), row[name]) for row in known)
         for name in stakes.contested

@@ -378,6 +378,17 @@ def test_bulk_overwrites_nothing_that_changed_since_and_says_so() -> None:
     assert [Contact.objects.get(pk=each).first_name for each in (moved, row)] == ["Eve", "Ina"]
 
 
+def test_bulk_overwrites_no_server_value_that_somebody_has_put_back() -> None:
+    customer = Customer.objects.create(name="A", fax="1")
+    mine = Customer.objects.filter(pk=customer.pk)
+    mine.update(fax="2")
+    assert TestDevice().statuses(update(str(customer.pk), 1, "customer", fax="3")) == ["merged"]
+    mine.update(fax="2")
+    found = Conflict.objects.get()
+    assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["moved"]}
+    assert mine.get().fax == "2"
+
+
 def test_bulk_takes_several_conflicts_of_one_row_in_order() -> None:
     row, first = disputed(TestDevice())
     second = conflict(TestDevice(), row, {"first_name": "Una"}, {"first_name": "Eva"})
