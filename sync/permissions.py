@@ -4,11 +4,15 @@ One record shows values of a row, so that who may not see the row may not see th
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser, PermissionsMixin
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models
+from django.db.models import ProtectedError, RestrictedError
+from django.db.models.deletion import Collector
 
 from sync.models import Conflict, Decision, History, Outcome, Rejection
 from sync.wire import entities
@@ -62,13 +66,16 @@ def may_view(user: Somebody, record: Conflict | Rejection) -> bool:
 def may_decide(user: Somebody, conflict: Conflict, deletes: bool = False, creates: bool = False) -> bool:
     """Whether the user may decide a conflict, where that deletes the row, or brings it back."""
     actions = {"view", "change"} | ({"delete"} if deletes else set()) | ({"add"} if creates else set())
-    return holds(user, "change", Conflict) and _may_on(user, conflict.entity, actions)
+    permitted = holds(user, "change", Conflict) and _may_on(user, conflict.entity, actions)
+    return permitted and (not deletes or _may_take_along(user, conflict.entity, conflict.row_id))
 
 
 def may_mend(user: Somebody, rejections: Iterable[Rejection]) -> bool:
     """Whether the user may replay or discard these, each of which does with its row what its mutation says."""
     return holds(user, "change", Rejection) and all(
-        _may_on(user, each.entity, {"view", "change", _ACTIONS.get(each.op, "change")}) for each in rejections
+        _may_on(user, each.entity, {"view", "change", _ACTIONS.get(each.op, "change")})
+        and (each.op != "delete" or _may_take_along(user, each.entity, each.row_id))
+        for each in rejections
     )
 
 
@@ -82,3 +89,18 @@ def _may_on(user: Somebody, name: str, actions: set[str]) -> bool:
     if known is None:
         return sees_everything(user)
     return all(holds(user, action, known.model) for action in actions)
+
+
+def _may_take_along(user: Somebody, name: str, row_id: UUID) -> bool:
+    """Whether the user may do to other rows what deleting a row does to them, as in the admin."""
+    known = entities().get(name)
+    if known is None or getattr(user, "is_superuser", False):
+        return True
+    collector = Collector(using=DEFAULT_DB_ALIAS)
+    with suppress(ProtectedError, RestrictedError):  # which refuse it themselves
+        collector.collect(list(known.model._default_manager.filter(pk=row_id)))
+    gone = {*collector.data, *(rows.model for rows in collector.fast_deletes if rows.exists())}
+    changed = {type(row) for rows in collector.field_updates.values() for each in rows for row in each}
+    return all(holds(user, "delete", model) for model in gone - {known.model}) and all(
+        holds(user, "change", model) for model in changed
+    )

@@ -1,10 +1,12 @@
 """Who may see and decide what."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, Permission, User
 
+from entities.models import Contact, Customer, Employee
 from sync import permissions
 from sync.models import Conflict, Decision, History, Outcome, Rejection
 from tests.integration.conflict_support import BOSS, conflict
@@ -97,3 +99,23 @@ def test_nobody_and_who_is_not_active_may_do_nothing() -> None:
         assert not permissions.may_view(who, found)
         assert not permissions.may_decide(who, found)
         assert not permissions.visible(who, Conflict.objects.all()).exists()
+
+
+def test_delete_that_takes_other_rows_along_needs_the_permission_for_them_too() -> None:
+    customer, who = Customer.objects.create(name="A"), employee(1)
+    Employee.objects.create(number=2, first_name="B", last_name="B", reports_to_id=who)
+    sent: dict[str, Any] = {"op": "delete", "state": "server"}
+    about_customer = conflict(TestDevice(), str(customer.pk), {}, {"name": "A"}, entity="customer", **sent)
+    about_employee = conflict(TestDevice(), who, {}, {"number": 1}, entity="employee", **sent)
+    of_customer = ["sync.change_conflict", "entities.change_customer", "entities.delete_customer"]
+    of_employee = ["sync.change_conflict", "entities.change_employee", "entities.delete_employee"]
+    assert permissions.may_decide(user(*of_customer), about_customer, deletes=True)
+    Contact.objects.create(first_name="Ana", customer=customer)
+    assert not permissions.may_decide(user(*of_customer), about_customer, deletes=True)
+    assert permissions.may_decide(user(*of_customer, "entities.delete_contact"), about_customer, deletes=True)
+    assert permissions.may_decide(user(*of_employee), about_employee, deletes=True)
+    mend = ["sync.change_rejection", "entities.change_customer", "entities.delete_customer"]
+    refused = rejection("customer", "delete")
+    refused.row_id = customer.pk
+    assert not permissions.may_mend(user(*mend), [refused])
+    assert permissions.may_mend(user(*mend, "entities.delete_contact"), [refused])
