@@ -100,7 +100,7 @@ def _may_take_along(user: Somebody, name: str, row_id: UUID) -> bool:
     with suppress(ProtectedError, RestrictedError):  # which refuse it themselves
         collector.collect(list(known.model._default_manager.filter(pk=row_id)))
     gone = {*collector.data, *(rows.model for rows in collector.fast_deletes if rows.exists())}
-    changed = {type(row) for rows in collector.field_updates.values() for each in rows for row in each}
+    changed = {field.model for (field, _), rows in collector.field_updates.items() if any(map(bool, rows))}
     return all(holds(user, "delete", model) for model in gone - {known.model}) and all(
         holds(user, "change", model) for model in changed
     )
