@@ -61,7 +61,8 @@ def row_names(rows: Iterable[RowId]) -> dict[RowId, str]:
     """What rows are called by their model, deleted ones by what they last were; one that nobody knows is not in it."""
     by_entity: dict[str, set[str]] = defaultdict(set)
     for entity, row in rows:
-        by_entity[entity].add(row)
+        with suppress(ValueError):  # of a field that was no reference when the record was written
+            by_entity[entity].add(str(uuid.UUID(row)))
     found: dict[RowId, str] = {}
     for name in by_entity.keys() & entities().keys():
         found |= _live_names(entities()[name], by_entity[name])

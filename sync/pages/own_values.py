@@ -81,16 +81,21 @@ def _yes_no(found: Field) -> forms.Field:
 
 
 def from_wire(found: Field, value: Any) -> Any:
-    """A value in wire form as its form field takes it."""
+    """A value in wire form as its form field takes it; None for what is none, of a field that was of another type."""
     if value is None:
         return None
-    match found.type:
-        case "boolean":
-            return "true" if value else "false"
-        case "datetime":
-            return timezone.localtime(datetime.fromisoformat(str(value)))
-        case "time":
-            return time.fromisoformat(str(value))
+    try:
+        match found.type:
+            case "boolean":
+                return "true" if value else "false"
+            case "datetime":
+                return timezone.localtime(datetime.fromisoformat(str(value)))
+            case "time":
+                return time.fromisoformat(str(value))
+            case "uuid":
+                return str(UUID(str(value)))
+    except (ValueError, OverflowError):
+        return None
     return value
 
 

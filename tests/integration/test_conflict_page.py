@@ -41,6 +41,21 @@ def test_values_from_devices_are_shown_as_text(admin_client: Client, tablet: Tes
     assert EVIL not in read(admin_client, "/admin/sync/conflict/")
 
 
+@pytest.mark.parametrize("value", ["x", 1.5, {"a": 1}])
+def test_values_of_a_field_that_was_no_reference_then_are_shown(
+    admin_client: Client, tablet: TestDevice, value: Any
+) -> None:
+    _, conflict = met(tablet, {"phone": "9"}, {"phone": "7"}, phone="1")
+    values = {
+        "fields": ["customer_id"],
+        "server": {"customer_id": value},
+        "device_values": {"set": {"customer_id": value}},
+    }
+    Conflict.objects.update(**values)
+    read(admin_client, "/admin/sync/conflict/")
+    read(admin_client, address(conflict))
+
+
 def test_one_field_from_each_side_makes_the_row(admin_client: Client, tablet: TestDevice) -> None:
     contact, conflict = met(
         tablet, {"phone": "9", "title": "Boss"}, {"phone": "7", "title": "Chief"}, phone="1", title="Clerk"
