@@ -21,6 +21,7 @@ PAGE_ROWS = 3
 def check_decisions(accounts: Accounts, administrators: Administrators) -> None:
     """Each decision and each undoing is a change by that person, and changed what they saw."""
     standing: dict[Any, list[Decision]] = defaultdict(list)
+    decided: dict[Any, list[Decision]] = defaultdict(list)
     conflicts = {conflict.pk: conflict for conflict in Conflict.objects.all()}
     for decision in Decision.objects.order_by("at", "rev"):
         conflict = conflicts[decision.conflict_id]
@@ -29,6 +30,9 @@ def check_decisions(accounts: Accounts, administrators: Administrators) -> None:
         key = (conflict.entity, str(conflict.row_id))
         if key in accounts.ledger.states:
             _check_written(accounts, decision, key)
+            if decision.bulk is not None and decision.before != decision.after:
+                _check_not_blind(accounts, decision, conflict, decided[conflict.pk], key)
+        decided[conflict.pk].append(decision)
     for conflict in conflicts.values():
         answer = accounts.ledger.answers[str(conflict.mutation)].result
         found = (conflict.state, conflict.decided_by)
@@ -38,8 +42,8 @@ def check_decisions(accounts: Accounts, administrators: Administrators) -> None:
             expected = answer.get("state") or conflict.state  # one that a replay met was answered as rejected
             assert found == (expected, ""), f"{conflict} stands at {found}, was answered with {answer}"
     for rejection in Rejection.objects.all():
-        decided = (rejection.decided_by != "", rejection.decided_at is not None)
-        assert decided == (rejection.state != "open",) * 2, f"{rejection.state}: {decided}"
+        by_somebody = {rejection.decided_by != "", rejection.decided_at is not None}
+        assert by_somebody == {rejection.state != "open"}, f"{rejection} is {rejection.state}"
 
 
 def _check_written(accounts: Accounts, decision: Decision, key: Key) -> None:
@@ -58,6 +62,28 @@ def _check_written(accounts: Accounts, decision: Decision, key: Key) -> None:
     if decision.undone_at is not None:
         assert written[1].author == decision.undone_by, name
         _check_change(f"{name} undone", written[1], decision.after, decision.before, ledger.states[key])
+
+
+def _check_not_blind(
+    accounts: Accounts, decision: Decision, conflict: Conflict, earlier: Iterable[Decision], key: Key
+) -> None:
+    """A side that was taken without a look at the values replaced only what the record of the conflict knows of."""
+    ledger = accounts.ledger
+    first = next(change for row, change in ledger.written[str(decision.pk)] if row == key)
+    met = next((change for change in ledger.changes[key] if change.rev == first.rev - 1), None)
+    ours = {str(conflict.mutation), *(str(each.pk) for each in earlier)}
+    if met is None or met.rev == conflict.server_rev or met.mutation in ours:
+        return
+    name = f"{decision} of {key} in bulk; {ledger.told(key)}"
+    if first.op != "update":
+        assert first.op == "insert" and conflict.server is None, name
+        return
+    written = [change for row, change in ledger.written[str(conflict.mutation)] if row == key]
+    states = [ledger.states[key][change.rev] for change in written]
+    known = [conflict.server, conflict.device_values.get("set"), *states, *(each.after for each in earlier)]
+    for field, value in first.old.items():
+        seen = any(row and field in row and equal(field, row[field], value) for row in known)
+        assert seen or field in conflict.device_values.get("add", {}), f"{name}: replaced {field}={value!r}"
 
 
 def _check_change(
