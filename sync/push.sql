@@ -38,6 +38,15 @@ FROM (
     FROM sync_feed f WHERE f.scope = ANY (%(scopes)s::text[]) AND f.xid = pg_current_xact_id()
 ) e;
 
+-- name: takes_along_unseen
+-- Whether this transaction has deleted any row that no granted scope has seen: then a delete took it along.
+SELECT EXISTS (
+    SELECT FROM sync_feed f
+    WHERE f.xid = pg_current_xact_id() AND f.data IS NULL
+      AND NOT EXISTS (SELECT FROM sync_feed o WHERE o.row_id = f.row_id AND o.entity = f.entity
+                      AND (o.data IS NOT NULL OR (o.rev = f.rev AND o.scope = ANY (%(scopes)s::text[]))))
+);
+
 -- name: correct_revisions
 -- Of results that were remembered with another revision than the row has in fact.
 UPDATE sync_result r SET rev = w.rev

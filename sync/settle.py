@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
-from django.db.models import Model
+from django.db.models import Model, ProtectedError
 
 from sync.checker import checker
 from sync.decide import AS_SENT, Candidate, RowKey, RowState, Write
@@ -67,7 +67,8 @@ def settle(
 ) -> dict[RowKey, RowState]:
     """Remember the results of a wave that was written. `meanwhile` is called while PostgreSQL does it.
 
-    Returns the states of the rows that have another revision than expected, or are outside the device's scopes.
+    Returns the states of the rows that have another revision than expected, or are outside the device's scopes. Raises
+    ProtectedError where a delete took a row along that the device may not know of.
     """
     with cursor() as bound:
         with bound.connection.pipeline():
@@ -79,6 +80,10 @@ def settle(
         if told:
             ids, revs = zip(*told, strict=True)
             bound.execute(block("push.sql", "correct_revisions"), {"ids": Uuids(ids), "revs": array(revs)})
+        if any(candidate.mutation.op == "delete" for candidate in candidates):
+            bound.execute(block("push.sql", "takes_along_unseen"), {"scopes": list(pusher.scopes)})
+            if bound.fetchone() == (True,):
+                raise ProtectedError("A row that the device may not know of refers to this one.", set())
     return states
 
 

@@ -8,16 +8,18 @@ import pytest
 from pytest_django import Settings
 
 from devices.models import Device
-from entities.models import Contact, Customer, Employee, Order, Product
+from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.models import Conflict, Rejection
 from tests.integration.sync_support import (
     TestDevice,
     codes,
     create,
     delete,
+    employee,
     feed,
     history,
     new_id,
+    order,
     other_connection,
     problem,
     update,
@@ -357,6 +359,20 @@ def test_push_answers_a_row_outside_the_scopes_like_one_that_does_not_exist(
 
     assert answers(str(order.pk)) == answers(new_id())
     assert feed(str(order.pk)) and Order.objects.count() == 1
+
+
+@pytest.mark.protocol("U7")
+def test_push_delete_takes_no_row_along_that_is_outside_the_scopes() -> None:
+    mine, theirs = employee(1), employee(2)
+    product = Product.objects.create(code="A", name="A")
+    kept, gone = order(mine), order(mine)
+    for of, whose in ((kept, theirs), (gone, mine)):
+        OrderLine.objects.create(order=of, employee_id=whose, product=product, unit_price=1)
+    device = TestDevice("global", f"employee:{mine}")
+    first, second = device.push(delete(str(kept.pk), 1, "order"), delete(str(gone.pk), 1, "order"))
+    assert (codes(first), second["status"]) == ([(None, "protected")], "applied")
+    assert list(Order.objects.values_list("pk", flat=True)) == [kept.pk]
+    assert list(OrderLine.objects.values_list("order", flat=True)) == [kept.pk]
 
 
 # --- others at the same time ---
