@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
+from django.db.models import Q
 from django.utils import timezone
 
 from sync import decide as core
@@ -101,18 +102,24 @@ def keep(rejection_id: UUID, mended: Mapping[str, Any] | None) -> None:
     return in_turn(work)
 
 
-def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str) -> int:
-    """Leave mutations unapplied for good; return how many of them still waited. They stay in the records.
+def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str, allowed: Allowed | None = None) -> int:
+    """Leave mutations unapplied for good, groups as a whole, and return how many still waited. They stay in the records.
 
-    Raises Invalid without a comment, which tells the device's user why.
+    Raises Invalid without a comment, which tells the device's user why, and where the person may not (`allowed`).
     """
     if not comment.strip():
         raise Invalid(error("required", "comment"))
+    chosen = set(rejection_ids)
 
     def work() -> int:
-        wanted = Rejection.objects.filter(pk__in=set(rejection_ids), state=State.OPEN)
+        wanted = Rejection.objects.filter(pk__in=chosen, state=State.OPEN)
         lock_devices(wanted.values_list("device", flat=True))
-        found = list(wanted.select_for_update().order_by("pk"))
+        which = Q(pk__in=chosen)
+        for device, group in set(wanted.exclude(group=None).values_list("device", "group")):
+            which |= Q(device=device, group=group)  # else the rest of it could still be applied
+        found = list(Rejection.objects.filter(which, state=State.OPEN).select_for_update().order_by("pk"))
+        if allowed is not None and not all(map(allowed, found)):
+            raise Invalid(refusal("forbidden"))
         for rejection in found:
             _decided(rejection, State.DISCARDED, author, comment)
             rejection.mended = None  # nothing of it was applied

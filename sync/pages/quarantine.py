@@ -200,15 +200,19 @@ class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
         if "confirmed" not in request.POST or (reason is not None and not reason.is_valid()):
             return self._confirm(request, found, verb, reason)
         if reason is not None:
-            count = discard(
-                [each.pk for each in found], author=author_of(request), comment=reason.cleaned_data["reason"]
-            )
-            self.message_user(
-                request, f"{count} discarded. Their devices are told with their next sync.", messages.SUCCESS
-            )
+            self._discard(request, found, reason.cleaned_data["reason"])
         else:
             _tell(request, _replay_all(request, found))
         return HttpResponseRedirect(request.get_full_path())
+
+    def _discard(self, request: HttpRequest, found: Sequence[Rejection], comment: str) -> None:
+        ids, author = [each.pk for each in found], author_of(request)
+        try:
+            count = discard(ids, author=author, comment=comment, allowed=lambda each: may_mend(request.user, [each]))
+        except Invalid as invalid:
+            self.message_user(request, str(invalid), messages.ERROR)
+            return
+        self.message_user(request, f"{count} discarded. Their devices are told with their next sync.", messages.SUCCESS)
 
     def _confirm(
         self, request: HttpRequest, found: Sequence[Rejection], verb: str, reason: DiscardForm | None

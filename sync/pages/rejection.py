@@ -216,8 +216,17 @@ def _discarded(case: Case) -> HttpResponse:
     reason = DiscardForm(case.request.POST)
     if not reason.is_valid():
         return _shown(case, case.form(), reason=reason)
-    discard([case.rejection.pk], author=author_of(case.request), comment=reason.cleaned_data["reason"])
-    messages.success(case.request, "The device is told with its next sync, with your reason.")
+    try:
+        discard(
+            [case.rejection.pk],
+            author=author_of(case.request),
+            comment=reason.cleaned_data["reason"],
+            allowed=lambda rejection: may_mend(case.request.user, [rejection]),
+        )
+    except Invalid as invalid:
+        messages.error(case.request, str(invalid))
+    else:
+        messages.success(case.request, "The device is told with its next sync, with your reason.")
     return HttpResponseRedirect(case.request.path)
 
 

@@ -197,7 +197,12 @@ class DiscardView(StaffView):
         given = body_as(request._request, bodies.StaffDiscard)
         demand(may_mend(user, all_of(visible(user, Rejection.objects.all()), given.ids)))
         with refusals():
-            count = quarantine.discard(given.ids, author=author_of(request), comment=given.comment)
+            count = quarantine.discard(
+                given.ids,
+                author=author_of(request),
+                comment=given.comment,
+                allowed=lambda rejection: may_mend(user, [rejection]),
+            )
         return answered(bodies.StaffDiscarded(count))
 
 

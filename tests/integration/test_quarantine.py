@@ -343,6 +343,18 @@ def test_replay_asks_who_may_and_leaves_out_what_they_may_not() -> None:
     assert (waiting.state, Contact.objects.count()) == ("open", 0)
 
 
+def test_discard_leaves_no_half_of_a_group_to_be_replayed() -> None:
+    device, group = TestDevice(), new_id()
+    bad, good = create(first_name="A", email="x") | {"group": group}, create(first_name="B") | {"group": group}
+    first, second = refused(device, bad, good)
+    with pytest.raises(Invalid):
+        discard([first.pk], author=BOSS, comment="no", allowed=lambda each: each.pk == first.pk)
+    assert discard([first.pk], author=BOSS, comment="no") == 2
+    with pytest.raises(Invalid):
+        replay(second.pk, None, author=BOSS)
+    assert not Contact.objects.exists()
+
+
 def test_discard_needs_a_comment_is_told_and_ends_it() -> None:
     device = TestDevice()
     bad = create(first_name="")
