@@ -103,7 +103,7 @@ def keep(rejection_id: UUID, mended: Mapping[str, Any] | None) -> None:
 
 
 def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str, allowed: Allowed | None = None) -> int:
-    """Leave mutations unapplied for good, groups as a whole, and return how many still waited. They stay in the records.
+    """Leave mutations unapplied for good, groups as a whole, and return how many still waited. They stay on record.
 
     Raises Invalid without a comment, which tells the device's user why, and where the person may not (`allowed`).
     """
