@@ -22,6 +22,7 @@ def check_decisions(accounts: Accounts, administrators: Administrators) -> None:
     """Each decision and each undoing is a change by that person, and changed what they saw."""
     standing: dict[Any, list[Decision]] = defaultdict(list)
     decided: dict[Any, list[Decision]] = defaultdict(list)
+    bulks: dict[Any, list[Decision]] = defaultdict(list)
     conflicts = {conflict.pk: conflict for conflict in Conflict.objects.all()}
     for decision in Decision.objects.order_by("at", "rev"):
         conflict = conflicts[decision.conflict_id]
@@ -31,8 +32,9 @@ def check_decisions(accounts: Accounts, administrators: Administrators) -> None:
         if key in accounts.ledger.states:
             _check_written(accounts, decision, key)
             if decision.bulk is not None and decision.before != decision.after:
-                _check_not_blind(accounts, decision, conflict, decided[conflict.pk], key)
+                _check_not_blind(accounts, decision, conflict, decided[conflict.pk] + bulks[decision.bulk], key)
         decided[conflict.pk].append(decision)
+        bulks[decision.bulk].append(decision)  # several conflicts of a row are decided one after the other
     for conflict in conflicts.values():
         answer = accounts.ledger.answers[str(conflict.mutation)].result
         found = (conflict.state, conflict.decided_by)
