@@ -103,8 +103,13 @@ WITH wanted AS MATERIALIZED (
 ), gone AS (
     SELECT DISTINCT ON (e.n) e.n, e.old, e.hidden, e.own FROM entries e WHERE e.op = 'delete' ORDER BY e.n, e.rev DESC
 ), made AS (
-    SELECT e.n, count(*) AS entries, max(e.at) FILTER (WHERE e.op = 'insert' AND NOT e.own) AS at
-    FROM entries e GROUP BY e.n
+    -- A row that this device has deleted since, and made again, is its own.
+    SELECT e.n, count(*) AS entries,
+           max(e.at) FILTER (WHERE e.op = 'insert' AND NOT e.own AND e.rev > e.deleted) AS at
+    FROM (
+        SELECT o.*, coalesce(max(o.rev) FILTER (WHERE o.own AND o.op = 'delete') OVER (PARTITION BY o.n), 0) AS deleted
+        FROM entries o
+    ) e GROUP BY e.n
 )
 SELECT w.entity, w.row_id::text, w.base, coalesce(gone.own AND w.data IS NULL, false), w.data,
        json_build_object('known', coalesce(made.entries, 0) = w.rev - w.base, 'made', made.at,

@@ -240,6 +240,14 @@ def test_push_a_devices_own_changes_are_never_concurrent_and_its_base_is_what_it
 
 
 @pytest.mark.protocol("U10")
+def test_push_row_that_the_device_deleted_and_made_again_is_its_own() -> None:
+    device, row = TestDevice(), contact(title="Dr.")
+    assert device.statuses(delete(row, 1), create(row=row, first_name="again")) == ["applied", "applied"]
+    assert device.statuses(update(row, None, title="Prof.")) == ["applied"]
+    assert Contact.objects.get(pk=row).title == "Prof."
+
+
+@pytest.mark.protocol("U10")
 def test_push_with_a_base_older_than_the_history_puts_what_differs_in_dispute() -> None:
     device, row = TestDevice(), contact(phone="0")
     for phone in ("1", "2", "3"):
