@@ -18,7 +18,7 @@ from tests.simulation.oracle import Key, equal
 PAGE_ROWS = 3
 
 
-def check_decisions(accounts: Accounts, administrators: Administrators) -> None:
+def check_decisions(accounts: Accounts) -> None:
     """Each decision and each undoing is a change by that person, and changed what they saw."""
     standing: dict[Any, list[Decision]] = defaultdict(list)
     decided: dict[Any, list[Decision]] = defaultdict(list)

@@ -70,6 +70,10 @@ def expect(
         for change in ledger.changes[key]
         if base < change.rev <= met
     ]
+    # A row that the device itself deleted, and made again, is its own.
+    deleted = max((c.rev for c, own in changes if own and c.op == "delete"), default=0)
+    if deleted < met:
+        changes = [(change, own) for change, own in changes if change.rev > deleted]
     case = Case(made, answer, ledger.states[key].get(met), changes, ledger, all_made, mixed)
     if base > met:
         raise Unsure

@@ -250,7 +250,7 @@ class Simulation:
         oracle.check_history(self.world)
         accounts = Accounts(self.devices, self.world)
         self.counts.update(accounts.check(self.administrators.replays))
-        check_decisions(accounts, self.administrators)
+        check_decisions(accounts)
         check_outcomes(self.devices, self.administrators, self.world.url)
         self.counts.update(self.administrators.counts)
 
