@@ -344,8 +344,7 @@ def _undo(chosen: Q, author: str, comment: str, allowed: Allowed | None) -> Undo
             except Invalid as invalid:
                 undone.kept[decision.pk] = invalid.errors
                 continue
-            first = next(iter(changes[decision.pk]), None)
-            if allowed is not None and not allowed(decision.conflict, *_effect(first)):
+            if allowed is not None and not _may_write(changes[decision.pk], decision.conflict, allowed):
                 undone.kept[decision.pk] = (refusal("forbidden"),)
                 del changes[decision.pk]
         errors = write_changes([change for each in changes.values() for change in each], author)
@@ -355,6 +354,14 @@ def _undo(chosen: Q, author: str, comment: str, allowed: Allowed | None) -> Undo
         _record_undone(done, author, comment)
         undone.done.extend(done)
     return undone
+
+
+def _may_write(changes: Sequence[Change], conflict: Conflict, allowed: Allowed) -> bool:
+    """Whether a person may put all of these back: the row of the conflict, and those that went with it."""
+    about = {change.key: Conflict(entity=change.key.entity, row_id=change.key.row) for change in changes}
+    return all(allowed(about[change.key], *_effect(change)) for change in changes) and (
+        bool(changes) or allowed(conflict, False, False)
+    )
 
 
 def _record_undone(decisions: Sequence[Decision], author: str, comment: str) -> None:

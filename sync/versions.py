@@ -32,7 +32,8 @@ def version_of(entity: str, row_id: UUID, version_rev: int) -> Row | None:
 def restore_version(entity: str, row_id: UUID, version_rev: int, *, rev: int, author: str) -> int:
     """Make a row what it was at a revision; return its new revision. It is unchanged where nothing differs.
 
-    A row that was deleted comes back with what devices never saw of it as it was then; otherwise that stays.
+    A row that was deleted comes back with what devices never saw of it as it was then; otherwise that stays. So do the
+    counters of a row that is there, since amounts were added since.
     `rev`: of the row that the person saw. Raises RowMoved, Invalid and Problem `service_unavailable`; then nothing was
     written.
     """
@@ -60,13 +61,14 @@ def restore_version(entity: str, row_id: UUID, version_rev: int, *, rev: int, au
 
 
 def _change(entity: Entity, key: RowKey, side: Side, row: Row) -> Change | None:
-    """What is written. Columns that write themselves are left to that."""
+    """What is written. Columns that write themselves are left to that, and counters to what was added since."""
     own = {f.attname for f in entity.model._meta.concrete_fields if f.generated or getattr(f, "auto_now", False)}
     fields = {f.name for f in entity.fields} - own
     wanted = {name: value for name, value in row.items() if name in fields}
     if side.row is None:
         return Change(str(uuid4()), key, "create", revived(entity.name, side, wanted))
-    changed = differing(entity, wanted, side.row)
+    kept = {name: value for name, value in wanted.items() if name not in entity.declaration.counters}
+    changed = differing(entity, kept, side.row)
     return Change(str(uuid4()), key, "update", changed) if changed else None
 
 

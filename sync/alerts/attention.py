@@ -13,6 +13,7 @@ from django.utils import timezone
 from devices.models import Device, Trouble
 from sync.models import AlertChannel
 from sync.sql import block
+from sync.wire import entities as declared
 
 SQL = "alerts/attention.sql"
 DEVICES_MAX = 100  # listed at most, the worst first; the counts are of all
@@ -128,6 +129,7 @@ def waiting(entities: Collection[str] | None, now: datetime) -> dict[str, list[W
     """The open conflicts and rejections by entity, under `conflict` and `rejection`. One query."""
     parameters = {
         "entities": _names(entities),
+        "declared": sorted(declared()),
         "conflict_before": now - timedelta(hours=settings.SYNC_CONFLICT_AGE_HOURS_MAX),
         "rejection_before": now - timedelta(hours=settings.SYNC_QUARANTINE_AGE_HOURS_MAX),
     }

@@ -1,6 +1,7 @@
 -- name: waiting
--- Per kind and entity: how many wait for a person, how many of them for too long, and since when the oldest does.
-SELECT w.kind, w.entity, count(*), count(*) FILTER (WHERE w.created_at < w.late_before), min(w.created_at)
+-- Per kind and entity: how many wait for a person, how many of them for too long, and since when the oldest does. What a
+-- device called an entity that there is not is told under one name, however many it made up.
+SELECT w.kind, n.entity, count(*), count(*) FILTER (WHERE w.created_at < w.late_before), min(w.created_at)
 FROM (
     SELECT 'conflict' AS kind, c.entity, c.created_at, %(conflict_before)s::timestamptz AS late_before
     FROM sync_conflict c WHERE c.state = 'open'
@@ -8,9 +9,12 @@ FROM (
     SELECT 'rejection', r.entity, r.created_at, %(rejection_before)s::timestamptz
     FROM sync_rejection r WHERE r.state = 'open'
 ) w
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN w.entity = ANY (%(declared)s::text[]) THEN w.entity ELSE 'unknown' END AS entity
+) n
 WHERE %(entities)s::text[] IS NULL OR w.entity = ANY (%(entities)s::text[])
-GROUP BY w.kind, w.entity
-ORDER BY w.kind, w.entity;
+GROUP BY w.kind, n.entity
+ORDER BY w.kind, n.entity;
 
 -- name: waiting_of_devices
 -- The same per device, those with the most first. A record may name a device that is not there any more.

@@ -305,6 +305,6 @@ def _preview(row: Row, then: Mapping[str, Any]) -> list[dict[str, Any]]:
             "changes": row.now.values is None or now.get(field.name) != then[field.name],
         }
         for field in row.entity.fields
-        if field.name in then
+        if field.name in then and not (field.counter and row.now.values is not None)  # counters stay
     ]
     return sorted(rows, key=lambda each: not each["changes"])

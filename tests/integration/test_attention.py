@@ -33,6 +33,12 @@ def test_open_conflicts_are_counted_by_entity_with_the_late_ones_and_the_oldest(
     assert now().conflicts == [Waiting("contact", 3, 2, ago(hours=30)), Waiting("order", 1, 0, ago(hours=2))]
 
 
+def test_entities_that_there_are_not_are_counted_under_one_name() -> None:
+    for name in ("made up", "contact", "contacts"):
+        rejection(name, at=ago(hours=1))
+    assert [(each.entity, each.count) for each in now().quarantine] == [("contact", 1), ("unknown", 2)]
+
+
 def test_quarantine_counts_only_what_still_waits() -> None:
     rejection(at=ago(hours=25))
     rejection(at=ago(days=9), state="discarded")

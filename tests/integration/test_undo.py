@@ -158,6 +158,16 @@ def test_undo_asks_who_may() -> None:
 # --- versions ---
 
 
+def test_undo_of_a_delete_asks_who_may_of_the_rows_that_went_with_it_too() -> None:
+    customer = Customer.objects.create(name="A")
+    Contact.objects.create(first_name="Ana", customer=customer)
+    found = conflict(TestDevice(), str(customer.pk), {}, {"name": "A"}, entity="customer", op="delete")
+    decision = resolve(found.pk, None, rev=1, author=BOSS)
+    kept = undo([decision.pk], author=OTHER, allowed=lambda about, *_: about.entity == "customer").kept
+    assert reasons(kept) == {decision.pk: ["forbidden"]}
+    assert (Customer.objects.count(), Contact.objects.count()) == (0, 0)
+
+
 def test_version_is_the_row_as_it_was_at_each_revision() -> None:
     contact = Contact.objects.create(first_name="1")
     for name in ("2", "3"):
@@ -185,6 +195,14 @@ def test_restore_makes_the_row_what_it_was_also_where_devices_may_not_write() ->
     )
     assert history(str(product.pk))[-1][:3] == (3, "update", BOSS)
     assert restore_version("product", product.pk, 1, rev=3, author=BOSS) == 3
+
+
+def test_restore_leaves_a_counter_what_was_added_since() -> None:
+    product = Product.objects.create(code="A", name="A", units_in_stock=10)
+    Product.objects.filter(pk=product.pk).update(name="B", units_in_stock=7)
+    assert restore_version("product", product.pk, 1, rev=2, author=BOSS) == 3
+    product.refresh_from_db()
+    assert (product.name, product.units_in_stock) == ("A", 7)
 
 
 def test_restore_of_a_deleted_row_brings_back_its_hidden_columns() -> None:
