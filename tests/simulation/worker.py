@@ -98,6 +98,8 @@ def run(seed: int, steps: int, address: str, server: Server, folder: Path) -> di
             world.close()
     except Exception as error:
         problem = "".join(traceback.format_exception(error, limit=-6)) + "\nServer:\n" + server.log_tail()[-2000:]
+    finally:
+        shutil.rmtree(files, ignore_errors=True)  # of many seeds they would fill the memory
     return {
         "seed": seed,
         "problem": problem,
