@@ -188,6 +188,8 @@ class Administrators:
         alone = sum(each.rejection.row_id == rejection.row_id for each in told) == 1
         if rejection.op == "delete" or own.status not in {"applied", "merged"} or own.conflict or not alone:
             return
+        if entered and entered.keys() <= set(own.overtaken):
+            return  # nothing of it was left to write
         row = server_rows()[rejection.entity].get(str(rejection.row_id))
         assert row is not None, f"{own} is not there"
         wrong = {n: (row[n], v) for n, v in entered.items() if n not in own.overtaken and not equal(n, row[n], v)}
