@@ -3,12 +3,14 @@
 from functools import cache
 
 import pytest
+from django.conf import settings as project
 from django.db import connection
 from django.test import TransactionTestCase
 from hypothesis import settings
 
 settings.register_profile("shared machine", deadline=None)  # how long a case takes says nothing there
 settings.load_profile("shared machine")
+project.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes a quarter of a second
 
 # Django empties every table after such a test, full or not, and then makes permissions and content types again.
 # That was more than half of the time of this suite.

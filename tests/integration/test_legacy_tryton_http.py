@@ -66,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(tryton_rpc, "WAIT_SECONDS_MAX", 0.01)
     monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
     with Server() as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()
