@@ -198,9 +198,13 @@ class Administrators:
     def throw_away(self) -> str | None:
         if not (found := self._rejections(self.rng.randint(1, 2))):
             return None
+        groups = {(rejection.device, rejection.group) for rejection in found if rejection.group}
+        waiting = Rejection.objects.filter(state="open", group__isnull=False)
+        chosen = {rejection.pk: rejection for rejection in found}  # and whatever is of one group with these
+        chosen |= {other.pk: other for other in waiting if (other.device, other.group) in groups}
         count = discard([rejection.pk for rejection in found], author=self._person(), comment="of no use")
-        assert count == len(found)
-        for rejection in sorted(found, key=lambda rejection: rejection.pk):
+        assert count == len(chosen)
+        for _, rejection in sorted(chosen.items()):
             self._tell(rejection, "discarded")
         self.counts["discarded"] += count
         return f"{count} rejections are discarded"
