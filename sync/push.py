@@ -308,7 +308,8 @@ class Push:
 
     def _revs_at(self, places: Sequence[int]) -> dict[int, int]:
         """The revisions that the rows of these mutations had when their turn came, by place."""
-        unread = {self.candidates[at].key for at in places} - self.revs_before.keys()
+        refused = {self.candidates[at].key for at in places}
+        unread = {key for key in refused if key.entity in entities()} - self.revs_before.keys()
         revs = {key: state.rev for key, state in states_of(self.pusher, unread).items()} | self.revs_before
         found = {}
         for at, candidate in enumerate(self.candidates):

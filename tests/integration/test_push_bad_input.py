@@ -125,6 +125,15 @@ def test_push_row_too_large_for_an_index_is_rejected_alone() -> None:
 
 
 @pytest.mark.protocol("U3")
+def test_push_entity_of_any_name_is_refused_alone() -> None:
+    names = ["", ",", "{", '"', "\\", "made up", "NULL", "\u00a6,\u00dd", "x" * 5_000]
+    results = TestDevice().push(create(), *(create(name, x=1) for name in names))
+    assert [result["status"] for result in results] == ["applied", *["rejected"] * len(names)]
+    assert {codes(result)[0][1] for result in results[1:]} == {"unknown_entity"}
+    assert Rejection.objects.count() == len(names)
+
+
+@pytest.mark.protocol("U3")
 @pytest.mark.parametrize(
     "values",
     [
