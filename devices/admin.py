@@ -30,7 +30,7 @@ class GrantForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
 
-class GrantFormSet(PaginationInlineFormSet):  # type: ignore[type-arg]
+class GrantFormSet(PaginationInlineFormSet):
     def clean(self) -> None:
         super().clean()
         kept = [form for form in self.forms if form.has_changed() and not form.cleaned_data.get("DELETE")]
@@ -38,7 +38,7 @@ class GrantFormSet(PaginationInlineFormSet):  # type: ignore[type-arg]
             check_count(self.instance, more=len(added) - len(self.deleted_forms))
 
 
-class GrantInline(TabularInline):  # type: ignore[type-arg]
+class GrantInline(TabularInline):
     model = Grant
     formset = GrantFormSet
     fields = ("scope",)
@@ -54,7 +54,7 @@ class GrantInline(TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(Grant)
-class GrantAdmin(ModelAdmin):  # type: ignore[type-arg]
+class GrantAdmin(ModelAdmin):
     form = GrantForm
     list_display = ("scope", "user", "device")
     list_select_related = ("user", "device")
@@ -94,7 +94,7 @@ class EnrollmentCodeForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(EnrollmentCode)
-class EnrollmentCodeAdmin(ModelAdmin):  # type: ignore[type-arg]
+class EnrollmentCodeAdmin(ModelAdmin):
     form = EnrollmentCodeForm
     list_display = ("created_at", "state", "scope_list", "user", "expires_at", "used_at", "device", "created_by")
     list_filter = (("used_at", admin.EmptyFieldListFilter), "created_at")

@@ -6,7 +6,7 @@ from unfold.admin import ModelAdmin
 from legacy.models import DeadLetter, Link, Run
 
 
-class ReadOnly(ModelAdmin):  # type: ignore[type-arg]
+class ReadOnly(ModelAdmin):
     """What runs keep is for looking at: a change by hand would make two sides agree on what neither has."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002

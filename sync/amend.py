@@ -15,7 +15,7 @@ from sync.capture import set_author
 from sync.checker import checker
 from sync.decide import Candidate, RowKey
 from sync.merge import same
-from sync.mutation import Error, Mutation, Values, error
+from sync.mutation import Error, Mutation, Op, Values, error
 from sync.push import ATTEMPTS_MAX, LOST_RACES
 from sync.refusal import errors_of, is_of_a_row
 from sync.settle import broken_by_clean
@@ -65,7 +65,7 @@ class Change(NamedTuple):
 
     id: str
     key: RowKey
-    op: str
+    op: Op
     fields: Row
 
 
@@ -131,7 +131,7 @@ def _fields(row: Row) -> Row:
     return {name: value for name, value in row.items() if name not in {"id", "_rev"}}
 
 
-def checked(name: str, values: Row, op: str = "update") -> Row:
+def checked(name: str, values: Row, op: Op = "update") -> Row:
     """The values, if devices may set them and the model's rules hold for them. Raises Invalid."""
     entity = entities().get(name)
     if entity is None:
@@ -140,7 +140,7 @@ def checked(name: str, values: Row, op: str = "update") -> Row:
         encoded = msgspec.json.encode(values)
     except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
         raise Invalid(error("invalid_value", None, "A text holds half a character, or is nested too deeply.")) from None
-    mutation = Mutation("", name, "", op, set=msgspec.Raw(encoded))  # type: ignore[arg-type]
+    mutation = Mutation("", name, "", op, set=msgspec.Raw(encoded))
     found = checker(entity).check(mutation)
     if not isinstance(found, Values):
         raise Invalid(*found)
@@ -197,7 +197,7 @@ class _Broken(Exception):
 
 
 def _candidate(change: Change) -> Candidate:
-    mutation = Mutation(change.id, change.key.entity, change.key.row, change.op)  # type: ignore[arg-type]
+    mutation = Mutation(change.id, change.key.entity, change.key.row, change.op)
     return Candidate(change.key, mutation, Values(change.fields, {}))
 
 

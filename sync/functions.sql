@@ -25,9 +25,9 @@ $$;
 --
 -- A run of pages brings a device from what it has (everything visible in p_base, of the scopes p_held; NULL: nothing)
 -- to everything visible in p_target, of the scopes p_granting. Its lanes are those scopes one after the other: lost ones
--- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row, and deletes since). A lane is read in ranges
--- of transactions: each one that was still open in p_base, then all that began later; so its cost is that of what changed,
--- however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
+-- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row, and deletes since). A lane
+-- is read in ranges of transactions: each one that was still open in p_base, then all that began later; so its cost is
+-- that of what changed, however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
 -- end and more was committed meanwhile, the next run follows, in the same page only if that is empty so far.
 --
 -- What changed comes in pieces of JSON, one for each range and entity: joined here, megabytes would be copied ten times.

@@ -22,13 +22,16 @@ UUID_PATTERN = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-
 Id = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN, max_length=36)]  # as "$" lets a line feed follow
 
 
+Op = Literal["create", "update", "delete"]
+
+
 class Mutation(msgspec.Struct, forbid_unknown_fields=True):
     """One change that a device made. `set` and `add` stay unread until the entity is known. Ids are lower-case."""
 
     id: str
     entity: str
     row: str
-    op: Literal["create", "update", "delete"]
+    op: Op
     base: Annotated[int, msgspec.Meta(ge=1, le=REVISION_MAX)] | None = None
     set: msgspec.Raw = EMPTY
     add: msgspec.Raw = EMPTY

@@ -43,18 +43,22 @@ def settlement(
     `applied`: the places of those whose result is just that (None: all); the others are remembered with the answer.
     """
     mutations = [candidate.mutation for candidate in candidates]
-    told = range(len(mutations)) if applied is None else applied
-    times = [candidates[at].made_at for at in told]
+    told: dict[str, Sequence[Any]] = {"ids": [m.id for m in mutations], "digests": digests, "revs": revs}
+    times = [candidate.made_at for candidate in candidates]
+    if applied is not None and len(applied) < len(mutations):
+        told = {name: [values[at] for at in applied] for name, values in told.items()}
+        times = [times[at] for at in applied]
+    expected = array(revs)
     return {
         "device": pusher.device,
         "scopes": list(pusher.scopes),
         "entities": array([mutation.entity for mutation in mutations]),
         "rows": Uuids([mutation.row for mutation in mutations]),
-        "revs": array(revs),
+        "revs": expected,
         "deleted": array(["t" if mutation.op == "delete" else "f" for mutation in mutations]),
-        "ids": Uuids([mutations[at].id for at in told]),
-        "digests": Uuids([digests[at] for at in told]),
-        "applied_revs": array([revs[at] for at in told]),
+        "ids": Uuids(told["ids"]),
+        "digests": Uuids(told["digests"]),
+        "applied_revs": expected if told["revs"] is revs else array(told["revs"]),
         "made_at": times if any(times) else None,
     }
 

@@ -1,12 +1,8 @@
-from typing import TypeVar
+from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model
 
-M = TypeVar("M", bound=Model)
-P = TypeVar("P", bound=Model)
-
-class ModelAdmin(admin.ModelAdmin[M]):
+class ModelAdmin(admin.ModelAdmin[Any]):
     list_fullwidth: bool
     list_filter_sheet: bool
     list_filter_submit: bool
@@ -14,4 +10,4 @@ class ModelAdmin(admin.ModelAdmin[M]):
     list_after_template: str | None
     warn_unsaved_form: bool
 
-class TabularInline(admin.TabularInline[M, P]): ...
+class TabularInline(admin.TabularInline[Any, Any]): ...

@@ -1,15 +1,10 @@
-from typing import TypeVar
+from typing import Any
 
 from django.contrib.auth import forms
 from django.contrib.auth.models import User
-from django.db.models import Model
-from django.forms import BaseInlineFormSet, ModelForm
-
-M = TypeVar("M", bound=Model)
-P = TypeVar("P", bound=Model)
-F = TypeVar("F", bound=ModelForm[Model])
+from django.forms import BaseInlineFormSet
 
 class AdminPasswordChangeForm(forms.AdminPasswordChangeForm[User]): ...
 class UserChangeForm(forms.UserChangeForm[User]): ...
 class UserCreationForm(forms.AdminUserCreationForm[User]): ...
-class PaginationInlineFormSet(BaseInlineFormSet[M, P, F]): ...
+class PaginationInlineFormSet(BaseInlineFormSet[Any, Any, Any]): ...

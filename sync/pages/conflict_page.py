@@ -295,11 +295,7 @@ class ConflictPage:
         return label, before, after
 
     def decisions(self) -> list[Decision]:
-        found = list(self.conflict.decisions.order_by("-at", "-rev"))
-        for decision in found:
-            decision.person = name_of(decision.by)  # type: ignore[attr-defined]
-            decision.undone_person = name_of(decision.undone_by)  # type: ignore[attr-defined]
-        return found
+        return list(self.conflict.decisions.order_by("-at", "-rev"))
 
     def same_row(self) -> list[Line]:
         """Other conflicts of the same row that wait."""

@@ -33,7 +33,7 @@ PER_PAGE = 100
 TABS = {"open": "Open", "server": "Server kept", "device": "Device taken", "mixed": "Mixed", "": "All"}
 
 
-class ConflictAdmin(ModelAdmin):  # type: ignore[type-arg]
+class ConflictAdmin(ModelAdmin):
     change_list_template = "admin/sync/conflict/list.html"
     list_display = ("created_at", "entity", "row_id", "device", "state")  # the template shows lines of its own
     list_filter = (StateFilter, EntityFilter, DeviceFilter, FieldFilter, PolicyFilter, AgeFilter)

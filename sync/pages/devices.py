@@ -56,7 +56,7 @@ class TroubleFilter(admin.SimpleListFilter):
         return queryset.filter(trouble="" if wanted == "none" else wanted) if wanted else queryset
 
 
-class DeviceAdmin(ModelAdmin):  # type: ignore[type-arg]
+class DeviceAdmin(ModelAdmin):
     change_form_outer_before_template = "admin/sync/device_glance.html"
     list_display = ("name", "state_badge", "contact", "outbox", "refused", "in_conflict", "user", "scope_list")
     list_filter = (TroubleFilter, ("revoked_at", admin.EmptyFieldListFilter), "last_seen_at", "platform", "app_version")

@@ -38,7 +38,7 @@ def _by_user(
     return written
 
 
-class EntityAdmin(ModelAdmin):  # type: ignore[type-arg]
+class EntityAdmin(ModelAdmin):
     """The page of one synced model. What a subclass does not say about its list and form follows from the model."""
 
     list_per_page = 50

@@ -66,7 +66,7 @@ class CauseFilter(admin.SimpleListFilter):
         return queryset.filter(cause=self.value()) if self.value() else queryset
 
 
-class RejectionAdmin(ModelAdmin):  # type: ignore[type-arg]
+class RejectionAdmin(ModelAdmin):
     change_list_template = "admin/sync/rejections.html"
     list_display = ("what", "first_error", "device_link", "when", "state_badge")
     list_display_links = ("what",)

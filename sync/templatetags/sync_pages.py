@@ -1,16 +1,15 @@
 """What our pages of the admin say in many places in the same way."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django import template
 from django.db.models import Model
 from django.urls import reverse
-from django.utils import timezone
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
 
+from sync.amend import name_of
 from sync.models import Conflict
+from sync.pages.words import moment
 from sync.wire import entities
 
 register = template.Library()
@@ -24,12 +23,15 @@ _STATES = {
 
 
 @register.simple_tag
-def ago(moment: datetime) -> SafeString:
+def ago(at: datetime) -> SafeString:
     """How long ago a moment was, with the moment itself behind it."""
-    young = timezone.now() - moment < timedelta(minutes=1)
-    text = "just now" if young else f"{timesince(moment, depth=1)} ago"
-    exact = f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}"
-    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, text)
+    return moment(at)
+
+
+@register.filter
+def person(author: str) -> str:
+    """A person by their name alone."""
+    return name_of(author)
 
 
 @register.simple_tag
