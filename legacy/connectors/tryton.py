@@ -37,12 +37,17 @@ class Model:
 
 class Tryton:
     capabilities = Capabilities(
-        stamp="write_date, create_date where it is null; microseconds",
+        stamp="write_date, create_date where it is null",
+        precision_seconds=1e-6,
         clock="Tryton's own, in UTC",
         ties="records made in bulk share a stamp: read from the stamp on, ordered by id, and dropped when seen before",
-        deletes="parties and products are deactivated and stay readable; deleted ones only by comparing keys",
-        locking="_timestamp of the record and its lists, checked by Tryton in the write's transaction",
-        idempotency="our id in a field of the record, searched for before each create",
+        paging="key",
+        hidden="active_test False in the context",
+        deletes="keys",
+        locking="version",  # _timestamp of the record and its lists, checked by Tryton in the write's transaction
+        idempotency="marker",
+        whoami="res.user.get_preferences",
+        writes=frozenset({"create", "update", "delete"}),
     )
 
     def __init__(
@@ -115,6 +120,10 @@ class Tryton:
             self.session.call(source.name, "write", [int(record.key)], content, context=context)
         if state is not None and state != record.values["state"]:
             self._press(source, record, str(state))
+
+    def delete(self, source: Model, record: Record) -> None:
+        context = {"_timestamp": stamps(record.version, source.name, self.session.relation)}
+        self.session.call(source.name, "delete", [int(record.key)], context=context)
 
     def _newest(self, source: Model) -> str | None:
         """The newest stamp now among all that makes a record change: by Tryton's clock, whatever ours says."""

@@ -53,7 +53,14 @@ class Killed(BaseException):
 class Ledger:
     """Records by source and key, each change stamped. Keys are numbers, as in most systems."""
 
-    capabilities = Capabilities("a whole number", "its own", "read again", "not shown", "version", "marker")
+    capabilities = Capabilities(
+        stamp="a whole number",
+        paging="stamp",
+        deletes="keys",
+        locking="version",
+        idempotency="marker",
+        writes=frozenset({"create", "update", "delete"}),
+    )
 
     def __init__(self, page_records: int = 2) -> None:
         self.records: dict[str, dict[str, dict[str, Any]]] = {"party": {}, "item": {}, "sale": {}}
@@ -106,7 +113,8 @@ class Ledger:
         return iter(self.records[source])
 
     def find(self, source: str, marker: str) -> str | None:
-        return self._call("find", lambda: self.markers.get(marker))
+        key = self.markers.get(marker)
+        return self._call("find", lambda: key if key in self.records[source] else None)
 
     def create(self, source: str, marker: str, values: Mapping[str, Any]) -> str:
         def act() -> str:
@@ -129,6 +137,15 @@ class Ledger:
             self.written.append(("update", record.key))
 
         self._call("update", act)
+
+    def delete(self, source: str, record: Record) -> None:
+        def act() -> None:
+            if record.key in self.records[source] and self.stamps[source, record.key] != record.version:
+                raise Changed("somebody was faster")
+            self.records[source].pop(record.key, None)
+            self.written.append(("delete", record.key))
+
+        self._call("delete", act)
 
     def _with_ids(self, values: Mapping[str, Any]) -> dict[str, Any]:
         lines = [{**line, "id": line["id"] or str(next(self._ids))} for line in values.get("lines", [])]
