@@ -47,6 +47,7 @@ class Capabilities:
     # How a create whose answer was lost is not made twice: by our id in a field of theirs; by an idempotency key.
     idempotency: Literal["marker", "key", "none"] = "none"
     whoami: str = ""  # how it is asked who we are
+    numeric_keys: bool = False  # whether a reference is sent as a number
     fetches: bool = True  # whether `fetch` can look one record up by its key
     writes: frozenset[Write] = frozenset()
 

@@ -1,20 +1,75 @@
-"""What both halves of a run share: the links between rows and records, the counts, the dead letters."""
+"""What all parts of a run share: the fence around its writes, the links, the cursors, the counts, the dead letters."""
 
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-from uuid import UUID
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid5
 
+from django.db import transaction
 from django.utils import timezone
 
 from legacy.connector import Connector
-from legacy.mapping import Document, Mapping, Unmappable, digest
+from legacy.document import Document, Unmappable
+from legacy.mapping import Mapping
 from legacy.models import Cursor, DeadLetter, Link, Run
+from legacy.stored import Encoder
+from sync.capture import authored
+from sync.sql import block, cursor
 
+SQL = str(Path(__file__).with_name("legacy.sql"))
 RETRY_MINUTES_MAX = 24 * 60  # a dead letter is tried again after 1, 2, 4, … minutes, at last once a day
+SYSTEMS = UUID("6d0f6b1e-2f0c-4a53-9a54-2f6f0c9d7a11")  # the namespace of their ids
+
+Kind = DeadLetter.Kind
+
+
+class Superseded(Exception):
+    """Another run has taken the system over: this one was thought dead, and may write nothing any more."""
+
+
+class Stopped(Exception):
+    """The safety stop: the run would do more than it should without a person who says so.
+
+    `undo`: what the run wrote so far is to be taken back.
+    """
+
+    def __init__(self, why: str, undo: bool = False) -> None:
+        super().__init__(why)
+        self.undo = undo
+
+
+class Known(NamedTuple):
+    """What is kept of a linked record: our row, its digest when it was last read, how often it came back otherwise."""
+
+    row: str
+    seen: str
+    hops: int
+
+
+class Agreement(NamedTuple):
+    """What is to be kept of a record, now that both sides look like `document`."""
+
+    key: str
+    row: str
+    document: Document
+    seen: str
+    parent: str | None = None
+    hops: int | None = None
+
+
+def _quiet(*_: object) -> None:
+    """Nobody looks on."""
+
+
+def id_of(system: str) -> UUID:
+    """What stands for a system where a conflict names a device."""
+    return uuid5(SYSTEMS, system)
 
 
 @dataclass
@@ -25,10 +80,12 @@ class Exchange:
     connector: Connector
     mappings: dict[str, Mapping]
     run: Run
-    pretend: bool  # --dry-run: nothing is written on either side
-    retry_all: bool  # dead letters are tried again however recently they failed
-    tell: Callable[[str, int], None]  # progress: what is being done, and records so far
-    show: Callable[[str], None]  # a line of a dry run
+    pretend: bool = False  # --dry-run: nothing is written on either side
+    retry_all: bool = False  # dead letters are tried again however recently they failed
+    force: bool = False  # the safety stop was asked, and a person said yes
+    ranks: dict[str, int] = field(default_factory=dict)  # of every system, the first is 1
+    tell: Callable[[str, int], None] = _quiet  # progress: what is being done, and records so far
+    show: Callable[[str], None] = _quiet  # a line of a dry run
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
     pretended: dict[tuple[str, str], str] = field(default_factory=dict)  # rows that a dry run would have made
 
@@ -40,11 +97,39 @@ class Exchange:
     def failed(self) -> int:
         return sum(each.get("failed", 0) for each in self.counts.values())
 
+    @cached_property
+    def id(self) -> UUID:
+        return id_of(self.system)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction of this run. Raises Superseded where another one has taken the system over."""
+        with transaction.atomic(), authored(self.run.author):
+            with cursor() as bound:
+                if not bound.execute(block(SQL, "fence"), {"system": self.system, "fence": self.run.fence}).fetchone():
+                    raise Superseded(f"Another run of {self.system} has begun; this one stops here.")
+            yield
+
     # --- Links --------------------------------------------------------------------------------------------------------
 
-    def links(self, mapping: str, *, keys: Collection[str] = (), rows: Collection[Any] = ()) -> list[Link]:
-        found = Link.objects.filter(system=self.system, mapping=mapping)
-        return list(found.filter(key__in=keys) if keys else found.filter(row__in=rows))
+    def known(self, mapping: str, keys: Collection[str]) -> dict[str, Known]:
+        """What is linked, by their key."""
+        if not keys:
+            return {}
+        with cursor() as bound:
+            found = bound.execute(block(SQL, "links"), self._at(mapping, keys=list(keys)))
+            return {key: Known(*rest) for key, *rest in found}
+
+    def agreed(self, mapping: str, keys: Collection[str]) -> dict[str, Document]:
+        """What both sides last agreed on, by their key."""
+        if not keys:
+            return {}
+        with cursor() as bound:
+            found = bound.execute(block(SQL, "agreed"), self._at(mapping, keys=list(keys)))
+            return {key: json.loads(agreed) for key, agreed in found}
+
+    def links_of(self, mapping: str, rows: Collection[Any]) -> list[Link]:
+        return list(Link.objects.filter(system=self.system, mapping=mapping, row__in=rows))
 
     def rows_of(self, references: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """(mapping, their key) → our row, for those that are linked."""
@@ -52,100 +137,122 @@ class Exchange:
         for mapping, key in references:
             wanted[mapping].add(key)
         found = {
-            (mapping, link.key): str(link.row)
+            (mapping, key): known.row
             for mapping, keys in wanted.items()
-            for link in self.links(mapping, keys=keys)
+            for key, known in self.known(mapping, keys).items()
         }
-        return {at: row for at, row in self.pretended.items() if at[1] in wanted[at[0]]} | found
+        if self.pretended:
+            found = {at: row for at, row in self.pretended.items() if at[1] in wanted[at[0]]} | found
+        return found
 
-    def link(self, mapping: str, pairs: Collection[tuple[str, UUID, Document, UUID | None]]) -> None:
-        """Their key, our row, what both look like now, and the row that it belongs to, if any."""
-        Link.objects.bulk_create(
-            [
-                Link(
-                    system=self.system,
-                    mapping=mapping,
-                    key=key,
-                    row=row,
-                    agreed=agreed,
-                    digest=digest(agreed),
-                    parent=parent,
-                )
-                for key, row, agreed, parent in pairs
-            ],
-            update_conflicts=True,
-            unique_fields=["system", "mapping", "key"],
-            update_fields=["agreed", "digest", "agreed_at"],
-        )
+    def link(self, mapping: str, agreements: Sequence[Agreement], linked: Collection[str] = ()) -> None:
+        """Keep what both look like now. `linked`: the keys among them that are linked already."""
+        fresh = [each for each in agreements if each.key not in linked]
+        if fresh:
+            with cursor() as bound, bound.copy(block(SQL, "copy_links")) as copy:
+                for key, row, document, seen, parent, _ in fresh:
+                    copy.write_row((self.system, mapping, key, row, json.dumps(document), seen, parent))
+        old = [
+            {"key": e.key, "agreed": e.document, "seen": e.seen, "hops": e.hops} for e in agreements if e.key in linked
+        ]
+        if old:
+            with cursor() as bound:
+                bound.execute(block(SQL, "agree"), self._at(mapping, links=json.dumps(old)))
 
-    def unlink(self, mapping: str, parents: Collection[UUID], but: Collection[str]) -> None:
+    def unlink(self, mapping: str, parents: Collection[str], but: Collection[str]) -> None:
         """Forget what belonged to these rows and does not any more."""
         gone = Link.objects.filter(system=self.system, mapping=mapping, parent__in=list(parents)).exclude(key__in=but)
         gone.delete()
 
+    def forget(self, mapping: Mapping, rows: Collection[str]) -> None:
+        """These rows and their records are no pair any more, as one of the two is gone."""
+        Link.objects.filter(system=self.system, mapping=mapping.name, row__in=list(rows)).delete()
+        if mapping.rows:
+            Link.objects.filter(system=self.system, mapping=mapping.rows.name, parent__in=list(rows)).delete()
+
     def row_of(self, mapping: str, key: str) -> str:
         """Raises Unmappable where we do not have the record."""
-        if found := self.links(mapping, keys=[key]):
-            return str(found[0].row)
+        if found := self.known(mapping, [key]):
+            return found[key].row
         raise Unmappable(f"the {mapping} {key} that it refers to has not been taken over")
 
-    def key_of(self, mapping: str, row: str) -> str:
-        """Raises Unmappable where they do not have the row (yet)."""
-        if found := self.links(mapping, rows=[row]):
-            return found[0].key
+    def key_of(self, mapping: str, row: str) -> str | int:
+        """Their key of a row, as it is sent. Raises Unmappable where they do not have the row (yet)."""
+        if found := self.links_of(mapping, [row]):
+            return int(found[0].key) if self.connector.capabilities.numeric_keys else found[0].key
         raise Unmappable(f"the {mapping} {row} that it refers to is not in {self.system} (yet)")
+
+    def _at(self, mapping: str, **more: Any) -> dict[str, Any]:
+        return {"system": self.system, "mapping": mapping, **more}
 
     # --- Cursors ------------------------------------------------------------------------------------------------------
 
-    def cursor(self, mapping: Mapping, direction: str) -> dict[str, Any]:
+    def cursor(self, mapping: Mapping, direction: str) -> Cursor:
         found = Cursor.objects.filter(system=self.system, mapping=mapping.name, direction=direction).first()
-        return dict(found.state) if found else {}
+        return found or Cursor(system=self.system, mapping=mapping.name, direction=direction)
 
-    def move(self, mapping: Mapping, direction: str, state: dict[str, Any]) -> None:
+    def move(self, at: Cursor) -> None:
         """To be committed with what was done up to there."""
-        Cursor.objects.update_or_create(
-            system=self.system, mapping=mapping.name, direction=direction, defaults={"state": state}
-        )
+        at.save()
         Run.objects.filter(pk=self.run.pk).update(counts=self.counts)
 
     # --- Dead letters -------------------------------------------------------------------------------------------------
 
-    def bury(self, mapping: Mapping, direction: str, key: str, error: Exception, payload: Any) -> None:
-        self.count(mapping, "failed")
+    def bury(
+        self,
+        mapping: Mapping,
+        direction: str,
+        key: str,
+        error: Exception | str,
+        payload: Any,
+        kind: Kind = Kind.FAILED,
+        candidates: Sequence[str] = (),
+    ) -> None:
+        """Put a record aside; what failed is tried again, everything else waits for a person or a decision."""
+        if kind is not Kind.HELD:
+            self.count(mapping, "failed" if kind is Kind.FAILED else "waiting")
         reason = "; ".join(error.messages) if hasattr(error, "messages") else str(error)
         if self.pretend:
-            return self.show(f"{mapping.name} {key}: would fail: {reason}")
-        letter, new = DeadLetter.objects.get_or_create(
-            system=self.system,
-            mapping=mapping.name,
-            direction=direction,
-            key=key,
-            defaults={"error": reason, "payload": _json(payload), "next_at": timezone.now(), "run": self.run},
-        )
-        minutes = min(2 ** (letter.attempts - 1), RETRY_MINUTES_MAX)
-        letter.next_at = timezone.now() + dt.timedelta(minutes=minutes)
-        if not new:
-            letter.attempts, letter.error, letter.payload, letter.run = (
-                letter.attempts + 1,
-                reason,
-                _json(payload),
-                self.run,
+            return self.show(f"{mapping.name} {key}: would wait: {reason}")
+        letter = self._letters(mapping, direction).filter(key=key).first()
+        if letter is None:
+            letter = DeadLetter(
+                system=self.system,
+                mapping=mapping.name,
+                direction=direction,
+                key=key,
+                attempts=0,
+                first_at=timezone.now(),
             )
+        letter.attempts += 1
+        letter.kind, letter.error, letter.payload, letter.run = kind, reason, payload, self.run
+        letter.candidates = list(candidates)
+        letter.next_at = None
+        if kind is Kind.FAILED:
+            minutes = min(2 ** (letter.attempts - 1), RETRY_MINUTES_MAX)
+            letter.next_at = timezone.now() + dt.timedelta(minutes=minutes)
         letter.save()
         return None
 
-    def due(self, mapping: Mapping, direction: str) -> list[str]:
-        """The keys of the dead letters that are to be tried again."""
-        letters = DeadLetter.objects.filter(system=self.system, mapping=mapping.name, direction=direction)
+    def due(self, mapping: Mapping, direction: str) -> list[DeadLetter]:
+        """The dead letters that are to be tried again."""
+        letters = self._letters(mapping, direction).filter(next_at__isnull=False)
         if not self.retry_all:
             letters = letters.filter(next_at__lte=timezone.now())
-        return list(letters.order_by("first_at").values_list("key", flat=True))
+        return list(letters.order_by("first_at", "pk"))
 
     def settle(self, mapping: Mapping, direction: str, keys: Collection[str]) -> None:
         """These went well: what failed of them before is history."""
         if keys and not self.pretend:
-            letters = DeadLetter.objects.filter(system=self.system, mapping=mapping.name, direction=direction)
-            letters.filter(key__in=keys).delete()
+            self._letters(mapping, direction).filter(key__in=keys).delete()
+
+    def put_aside(self, mapping: Mapping, direction: str, keys: Collection[str]) -> set[str]:
+        """Those of the keys that wait for a person, who is not overtaken by the next run."""
+        letters = self._letters(mapping, direction).filter(key__in=keys, next_at=None)
+        return set(letters.values_list("key", flat=True))
+
+    def _letters(self, mapping: Mapping, direction: str) -> "Any":
+        return DeadLetter.objects.filter(system=self.system, mapping=mapping.name, direction=direction)
 
 
 def described(name: str, changes: Document, now: Document | None) -> str:
@@ -155,5 +262,5 @@ def described(name: str, changes: Document, now: Document | None) -> str:
     return f"{name}: " + ", ".join(f"{key} {now.get(key)!r} → {value!r}" for key, value in changes.items())
 
 
-def _json(payload: Any) -> Any:
-    return json.loads(json.dumps(payload, default=str))
+def as_json(value: Any) -> str:
+    return json.dumps(value, cls=Encoder)

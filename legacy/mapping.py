@@ -1,50 +1,50 @@
-"""How a record becomes our row, and back: a declaration that reads like a table, and pure functions of it.
+"""How a record becomes our row, and back: a declaration that reads like a table, one line a field.
 
-    Mapping("customer", Customer, Model("party.party"), both=True, match="code", fields=(
+    Mapping("customer", Customer, Model("party.party"), direction="both", match="code", fields=(
         F("code", "code", only="pull"),
         F("name", "name"),
-        F("city", "addresses[].city"),
+        F("hired_on", "eintritt", Day("%d.%m.%Y")),
+        F("customer", "party", ref="customer"),
     ))
 
-A row travels as a *document*: our fields by name in plain JSON (a decimal as a string at the field's own scale, a day
-as `2026-11-21`, a reference as the other row's id), and its rows, if it has any, by their ids. Two sides are equal when
-their documents are; so what the other side rounds, pads or leaves empty in its own way is no difference.
+`legacy.document` is what runs make of it.
 """
 
 import datetime as dt
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
-from decimal import Decimal
+from functools import cached_property
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
-from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
-from legacy.connector import Misconfigured, Place, Source
+from legacy.connector import Place, Source
+from legacy.convert import How
+from legacy.document import Document, Reader, Refer, Writer, canonical, fingerprint, natural, reader, writer
+from sync.wire import Entity, entities
 
-Document = dict[str, Any]
-Refer = Callable[[str, str], str]  # (mapping, key on one side) → key on the other; raises Unmappable
-
-
-class Unmappable(Exception):
-    """One record cannot become one of our rows, or the other way round: which field, and why."""
+Wins = Literal["legacy", "server", "newest", "merge", "manual"]
 
 
 @dataclass(frozen=True)
 class F:
-    """One line: our field, and where theirs stands."""
+    """One line: our field, where theirs stands, and how one becomes the other."""
 
-    ours: str
-    theirs: Place | tuple[Place, ...]  # several: the first that is not empty; written to the first
-    joined: bool = field(default=False, kw_only=True)  # several: `pull` is given them all
-    pull: Callable[..., Any] | None = None  # theirs → ours
-    push: Callable[[Any], Any] | None = None  # ours → theirs
-    ref: str = ""  # the mapping that links what the field refers to
-    only: Literal["", "pull"] = ""  # the field goes one way
-    late: bool = False  # written once the record exists: what it says is done, not stored
+    ours: str | tuple[str, ...]  # several: `how` takes theirs apart; none: a constant of theirs
+    theirs: Place | tuple[Place, ...]  # several: the first that is not empty, written to the first; or `how` joins them
+    how: How | None = None
+    ref: str = field(default="", kw_only=True)  # the mapping that links what the field refers to
+    only: Literal["", "pull", "push"] = field(default="", kw_only=True)  # goes one way; "push": ours is the master
+    late: bool = field(default=False, kw_only=True)  # written once the record exists: what it says is done, not stored
+    # What a record that lacks the place says: nothing; that it is empty; that the two never agreed about it.
+    absent: Literal["keep", "clear", "ignore"] = field(default="keep", kw_only=True)
+    wins: Wins | None = field(default=None, kw_only=True)  # who wins here, if not as in the rest of the mapping
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -62,172 +62,254 @@ class Rows:
     fields: tuple[F, ...]
     copied: tuple[str, ...] = ()  # fields of ours that repeat the record's
 
+    @cached_property
+    def readers(self) -> dict[str, Reader]:
+        return _readers(self.model, self.fields)
+
+    @cached_property
+    def writers(self) -> tuple[Writer, ...]:
+        return _writers(self.model, self.fields)
+
+    @cached_property
+    def entity(self) -> Entity:
+        return _entity(self.model)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.readers)
+
+    @cached_property
+    def columns_copied(self) -> tuple[str, ...]:
+        return tuple(attname(self.model, name) for name in self.copied)
+
+    @property
+    def parent_column(self) -> str:
+        return attname(self.model, self.parent)
+
+
+@dataclass(frozen=True)
+class Same:
+    """First contact: what has the same value in this field is the same thing; not `sure`: a person is asked."""
+
+    field: str
+    by: Literal["exact", "folded", "letters"] = "exact"  # as it is; without case and spaces around; letters and digits
+    sure: bool = True
+
+    def key(self, value: Any) -> str:
+        return natural(self.by, value)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The hours in which a mapping runs, on a wall clock. One that ends before it begins goes over midnight."""
+
+    begin: str  # "22:00"
+    end: str  # "05:30"
+    zone: str = "UTC"
+
+    def is_open(self, at: dt.datetime) -> bool:
+        now = at.astimezone(ZoneInfo(self.zone)).strftime("%H:%M")
+        inside = self.begin <= now < self.end
+        return inside if self.begin <= self.end else now >= self.begin or now < self.end
+
 
 @dataclass(frozen=True)
 class Mapping:
+    """`mode`: snapshot reads all of it each time, and what is missing was deleted; incremental and merge read what has
+    changed. `merge` (and any other with direction "both") compares both sides with what they last agreed on.
+    """
+
     name: str
     model: type[models.Model]
     source: Source
     fields: tuple[F, ...]
-    match: str = ""  # first contact: rows with the same value here are the same thing
-    both: bool = False  # whether ours go back
+    direction: Literal["pull", "push", "both"] = "pull"
+    mode: Literal["snapshot", "incremental", "merge"] = "incremental"
+    wins: Wins = "legacy"  # where both sides changed the same field
+    newest: str = ""  # for wins="newest": the field of ours, a date or a revision, that both sides keep
+    match: str | tuple[Same, ...] = ()  # first contact; a plain name is Same(name)
+    deletes: Literal["none", "pull", "push", "both"] = "none"
+    sweep_hours: float = 24.0  # how often keys are compared, where deletions show in no other way
     rows: Rows | None = None
+    only_if: Callable[[Map[Place, Any]], bool] | None = None  # which of their records are taken over
+    sends: Callable[[Document], bool] | None = None  # which of our rows are sent
+    never: tuple[str, ...] = ()  # fields of ours that must not leave, whatever a line says
+    window: Window | None = None
+    # The safety stop, each a share of the linked rows (None: as in the settings).
+    stop_changed_share: float | None = None
+    stop_deleted_share: float | None = None
+    stop_failed_share: float | None = None
+    undo_failed: bool = False  # a run that stopped since too many records failed takes back what it wrote
+
+    # --- what is read and written ---
 
     @property
+    def pulls(self) -> bool:
+        return self.direction != "push"
+
+    @property
+    def both(self) -> bool:
+        """Whether ours go back."""
+        return self.direction != "pull"
+
+    @cached_property
+    def entity(self) -> Entity:
+        return _entity(self.model)
+
+    @cached_property
+    def readers(self) -> dict[str, Reader]:
+        """Field of ours, by its name on the wire → what reads it from their record."""
+        return _readers(self.model, self.fields)
+
+    @cached_property
+    def writers(self) -> tuple[Writer, ...]:
+        return _writers(self.model, self.fields)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every field of ours that is mapped, by its name on the wire, whichever way it goes."""
+        return tuple(dict.fromkeys(attname(self.model, name) for line in self.fields for name in line.names))
+
+    @cached_property
     def places(self) -> tuple[Place, ...]:
-        own = tuple(place for line in self.fields for place in line.places)
+        own = tuple(dict.fromkeys(place for line in self.fields for place in line.places))
         rows = self.rows
         return own + tuple(f"{rows.place}.{p}" for line in rows.fields for p in line.places) if rows else own
 
-    @property
+    @cached_property
+    def pulled(self) -> frozenset[str]:
+        """The names in a document that come from them."""
+        return frozenset(self.readers) | ({self.rows.place} if self.rows else set())
+
+    @cached_property
     def pushed(self) -> frozenset[str]:
         """The names in a document that go back."""
-        names = {line.ours for line in self.fields if line.only != "pull"} if self.both else set()
-        return frozenset(names | ({self.rows.place} if self.rows and self.both else set()))
+        lines = [line for line in self.fields if line.only != "pull"] if self.both else []
+        own = {attname(self.model, name) for line in lines for name in line.names}
+        return frozenset(own | ({self.rows.place} if self.rows and self.both else set()))
+
+    @cached_property
+    def references(self) -> tuple[tuple[str, str, tuple[Place, ...]], ...]:
+        """(name on the wire, mapping, places) of each field that refers to something."""
+        return tuple((attname(self.model, line.names[0]), line.ref, line.places) for line in self.fields if line.ref)
+
+    @cached_property
+    def late_places(self) -> frozenset[Place]:
+        return frozenset(line.places[0] for line in self.fields if line.late)
+
+    @cached_property
+    def late_names(self) -> tuple[str, ...]:
+        return tuple(name for line in self.fields if line.late for name in self.wire_names(line))
+
+    @cached_property
+    def forbidden_places(self) -> frozenset[Place]:
+        """Where a field that must never leave would stand, but for places that another field is written to."""
+        lines = [line for line in self.fields if set(line.names) & set(self.never)]
+        allowed = {place for line in self.fields if line not in lines and line.only != "pull" for place in line.places}
+        return frozenset(place for line in lines for place in line.places) - allowed
+
+    @cached_property
+    def matches(self) -> tuple[Same, ...]:
+        found = (Same(self.match),) if isinstance(self.match, str) and self.match else self.match
+        return found if isinstance(found, tuple) else ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Another one says that records must be read again: what they become may be something else now."""
+        return fingerprint(self)
+
+    @cached_property
+    def canonical(self) -> dict[str, Callable[[Any], Any]]:
+        """Field → a value of ours as it would come back from them, where their side cannot hold all of it."""
+        found = {}
+        for line in self.fields:
+            if line.how and line.how.rounds and len(line.names) == 1:
+                found[attname(self.model, line.names[0])] = canonical(self.model, line.names[0], line.how)
+        return found
+
+    def wire_names(self, line: F) -> tuple[str, ...]:
+        """The names on the wire of a line's fields."""
+        return tuple(attname(self.model, name) for name in line.names)
+
+    def winner(self, name: str) -> Wins:
+        """Who wins where both changed this field, by its name on the wire."""
+        return self._winners.get(name, self.wins)
+
+    @cached_property
+    def _winners(self) -> dict[str, Wins]:
+        return {attname(self.model, name): line.wins for line in self.fields if line.wins for name in line.names}
+
+    # --- pure functions of records and documents ---
+
+    def ours(self, values: Map[Place, Any], refer: Refer) -> Document:
+        """Their record as our document: what it has a place for. Raises Unmappable."""
+        document = {name: value for name, read in self.readers.items() if (value := read(values, refer)) is not ABSENT}
+        if self.rows:
+            document[self.rows.place] = {
+                refer(self.rows.name, str(row["id"])): self.row_document(row, refer) for row in values[self.rows.place]
+            }
+        return document
+
+    def row_document(self, row: Map[Place, Any], refer: Refer) -> Document:
+        """One of a record's rows. Raises Unmappable."""
+        readers = self.rows.readers if self.rows else {}
+        return {name: value for name, read in readers.items() if (value := read(row, refer)) is not ABSENT}
+
+    def theirs(self, document: Document, refer: Refer, new_rows: Iterable[str] = ()) -> dict[Place, Any]:
+        """Our document as the values of their record; `new_rows`: those of its rows that they do not have yet."""
+        values: dict[Place, Any] = {}
+        for write in self.writers:
+            write(document, refer, values)
+        if self.rows:
+            fresh = set(new_rows)
+            values[self.rows.place] = []
+            for key, row in document[self.rows.place].items():
+                line: dict[Place, Any] = {"id": None if key in fresh else refer(self.rows.name, key)}
+                for write in self.rows.writers:
+                    write(row, refer, line)
+                values[self.rows.place].append(line)
+        return values
 
     def places_of(self, names: Iterable[str]) -> set[Place]:
         """Where the fields of a document are written to."""
         names = set(names)
-        own = {line.places[0] for line in self.fields if line.ours in names}
+        lines = [line for line in self.fields if names & {attname(self.model, name) for name in line.names}]
+        own = {place for line in lines for place in (line.places if line.how else line.places[:1])}
         return own | ({self.rows.place} & names if self.rows else set())
 
-    def ours(self, values: Map[Place, Any], refer: Refer) -> Document:
-        """Their record as our document. Raises Unmappable."""
-        document = _ours(self.model, self.fields, values, refer)
-        if self.rows:
-            document[self.rows.place] = {
-                refer(self.rows.name, str(row["id"])): _ours(self.rows.model, self.rows.fields, row, refer)
-                for row in values[self.rows.place]
-            }
-        return document
-
-    def natural_key(self, values: Map[Place, Any]) -> Any:
-        """What `match` compares, of their record. Raises Unmappable."""
-        line = next(line for line in self.fields if line.ours == self.match)
-        return _ours(self.model, (line,), values, _no_reference)[self.match]
-
-    def theirs(self, document: Document, refer: Refer, new_rows: Iterable[str] = ()) -> dict[Place, Any]:
-        """Our document as the values of their record; `new_rows`: those of its rows that they do not have yet."""
-        values = _theirs(self.model, self.fields, document, refer)
-        if self.rows:
-            fresh = set(new_rows)
-            values[self.rows.place] = [
-                {"id": None if key in fresh else refer(self.rows.name, key)}
-                | _theirs(self.rows.model, self.rows.fields, row, refer)
-                for key, row in document[self.rows.place].items()
-            ]
-        return values
-
-    def same_row(self, values: Map[Place, Any], ours: Map[str, Document], refer: Refer) -> str | None:
-        """Which of our rows looks like this one of their record's rows, if any does."""
-        if not self.rows:
-            return None
-        theirs = _ours(self.rows.model, self.rows.fields, values, refer)
-        return next((key for key, document in ours.items() if document == theirs), None)
-
-    def references(self, values: Map[Place, Any]) -> Iterator[tuple[str, str]]:
-        """The (mapping, their key) of everything that a record refers to."""
-        for line in self.fields:
-            if line.ref and (value := _first(line, values)) is not None:
-                yield line.ref, str(value)
-        for row in values[self.rows.place] if self.rows else ():
-            for line in self.rows.fields if self.rows else ():
-                if line.ref and (value := _first(line, row)) is not None:
-                    yield line.ref, str(value)
+    def settled(self, document: Document) -> Document:
+        """The document as their side can hold it."""
+        if not self.canonical:
+            return document
+        return {n: self.canonical[n](v) if n in self.canonical and v is not None else v for n, v in document.items()}
 
 
-def changed(base: Document, new: Document) -> Document:
-    """The fields of `new` that `base` lacks or has differently: what happened since two sides agreed on `base`."""
-    return {name: value for name, value in new.items() if name not in base or base[name] != value}
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
 
 
-def digest(document: Document) -> str:
-    """Equal for equal documents, whatever the order of their fields."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+ABSENT: Any = _Absent()
 
 
-def plain(field: "models.Field[Any, Any]", value: Any) -> Any:
-    """A value of one of our fields, from our side or from theirs, as it stands in a document. Raises Unmappable."""
-    if value is None or value == "":
-        return None if field.null else _empty(field)
-    match field:
-        case models.DecimalField():
-            return str(Decimal(str(value)).quantize(Decimal(1).scaleb(-field.decimal_places)))
-        case models.DateField():
-            day = value.date() if isinstance(value, dt.datetime) else value
-            return day.isoformat() if isinstance(day, dt.date) else str(day)
-        case models.BooleanField():
-            return bool(value)
-        case models.IntegerField():
-            if int(value) != value:
-                raise Unmappable(f"{field.name}: {value} is not a whole number")
-            return int(value)
-        case _:
-            return str(value)
+def attname(model: type[models.Model], name: str) -> str:
+    """A field's name on the wire: a foreign key's has its `_id`. Raises FieldDoesNotExist."""
+    found: Any = model._meta.get_field(name)
+    return str(found.attname)
 
 
-def check(mappings: Iterable[Mapping]) -> None:
-    """Raises Misconfigured, naming the line, for a declaration that cannot work."""
-    known: set[str] = set()
-    for mapping in mappings:
-        known.add(mapping.name)
-        tables = [(mapping.model, mapping.fields, mapping.both)]
-        if mapping.rows:
-            tables.append((mapping.rows.model, mapping.rows.fields, mapping.both))
-            known.add(mapping.rows.name)
-        for model, lines, both in tables:
-            for line in lines:
-                where = f"mapping {mapping.name}, line {line.ours!r} ({line.theirs})"
-                try:
-                    model._meta.get_field(line.ours)
-                except FieldDoesNotExist:
-                    raise Misconfigured(f"{where}: {model.__name__} has no such field.") from None
-                if both and line.only != "pull" and line.pull and not line.push:
-                    raise Misconfigured(f'{where}: has no way back; give it push=, or only="pull".')
-                if line.ref and line.ref not in known:
-                    raise Misconfigured(f"{where}: refers to {line.ref!r}, which must be mapped before it.")
+def _readers(model: type[models.Model], lines: tuple[F, ...]) -> dict[str, Reader]:
+    return {
+        attname(model, name): reader(model, line, at, ABSENT)
+        for line in lines
+        if line.only != "push"
+        for at, name in enumerate(line.names)
+    }
 
 
-def _ours(model: type[models.Model], lines: tuple[F, ...], values: Map[Place, Any], refer: Refer) -> Document:
-    document: Document = {}
-    for line in lines:
-        value = _first(line, values)
-        at: models.Field[Any, Any] = model._meta.get_field(line.ours)  # type: ignore[assignment]
-        try:
-            if line.ref:
-                document[line.ours] = None if value is None else refer(line.ref, str(value))
-            else:
-                found = [values.get(place) for place in line.places] if line.joined else [value]
-                document[line.ours] = plain(at, line.pull(*found) if line.pull else value)
-        except (ValueError, ArithmeticError, TypeError, AttributeError) as error:
-            raise Unmappable(f"{line.ours}: {value!r} cannot be read ({error})") from error
-    return document
+def _writers(model: type[models.Model], lines: tuple[F, ...]) -> tuple[Writer, ...]:
+    return tuple(writer(model, line) for line in lines if line.only != "pull" and line.places)
 
 
-def _theirs(model: type[models.Model], lines: tuple[F, ...], document: Document, refer: Refer) -> dict[Place, Any]:
-    values: dict[Place, Any] = {}
-    for line in lines:
-        if line.only == "pull":
-            continue
-        value, place = document[line.ours], line.places[0]
-        field = model._meta.get_field(line.ours)
-        if line.ref:
-            values[place] = None if value is None else int(refer(line.ref, value))
-        elif line.push:
-            values[place] = line.push(field.to_python(value))  # type: ignore[union-attr]
-        else:
-            values[place] = field.to_python(value) if value != "" else None  # type: ignore[union-attr]
-    return values
-
-
-def _no_reference(mapping: str, key: str) -> str:
-    raise Unmappable(f"a natural key cannot be a reference (to the {mapping} {key})")
-
-
-def _first(line: F, values: Map[Place, Any]) -> Any:
-    return next((values[place] for place in line.places if values.get(place) not in (None, "")), None)
-
-
-def _empty(field: "models.Field[Any, Any]") -> Any:
-    default = field.get_default()
-    return plain(field, default) if default not in (None, "") else ("" if field.empty_strings_allowed else None)
+def _entity(model: type[models.Model]) -> Entity:
+    return next(entity for entity in entities().values() if entity.model is model)

@@ -1,9 +1,11 @@
-"""What `sync_legacy` keeps between runs. Systems themselves are configured, not stored: see `legacy.systems`."""
+"""What `sync_legacy` keeps between runs. Systems themselves are declared, not stored: see `legacy.systems`."""
 
 import uuid
 
 from django.db import models
 from django.db.models.functions import Now
+
+from legacy.stored import Decoder, Encoder
 
 
 class Link(models.Model):
@@ -13,12 +15,15 @@ class Link(models.Model):
     mapping = models.TextField()
     row = models.UUIDField()
     key = models.TextField()  # theirs
-    # What both sides looked like when they last agreed, in our terms (legacy.mapping.Document), and its digest.
+    # What both sides looked like when they last agreed, in our terms (legacy.document.Document).
     agreed = models.JSONField(default=dict)
-    digest = models.TextField(default="")
+    # The digest of the record as it was last read: one that has it still is no news, and is not looked at again.
+    seen = models.TextField(default="")
     # For what belongs to a record, such as an order's line: the row of that record.
     parent = models.UUIDField(null=True)
     agreed_at = models.DateTimeField(db_default=Now())
+    # How often they did not keep what they were sent, without a person's change in between.
+    hops = models.PositiveSmallIntegerField(db_default=0, default=0)
 
     class Meta:
         constraints = [
@@ -29,6 +34,23 @@ class Link(models.Model):
 
     def __str__(self) -> str:
         return f"{self.mapping} {self.row} is {self.system} {self.key}"
+
+
+class Counterpart(models.Model):
+    """What must outlive a run about a system: who is at work on it, who we were there, and whether it is left alone."""
+
+    system = models.TextField(primary_key=True)
+    # The number of the run at work: what commits with an older one was thought dead, and writes nothing any more.
+    fence = models.BigIntegerField(default=0)
+    identity = models.TextField(default="")  # who it said we are
+    # The circuit breaker: how often in a row it could not be reached, and until when it is not asked.
+    failures = models.PositiveIntegerField(default=0)
+    rests_until = models.DateTimeField(null=True)
+    paused_at = models.DateTimeField(null=True)
+    paused_why = models.TextField(default="", blank=True)
+
+    def __str__(self) -> str:
+        return self.system
 
 
 class Cursor(models.Model):
@@ -42,6 +64,10 @@ class Cursor(models.Model):
     mapping = models.TextField()
     direction = models.TextField(choices=Direction.choices)
     state = models.JSONField(default=dict)  # the connector's own for a pull; ours for a push
+    fingerprint = models.TextField(default="")  # of the mapping that read so far
+    midway = models.BooleanField(default=False)  # in the middle of a pass
+    whole = models.BooleanField(default=False)  # of a pass that began at the beginning, so that it sees every key
+    swept_at = models.DateTimeField(null=True)  # when keys were last compared, so that deletions showed
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["system", "mapping", "direction"], name="cursor_unique")]
@@ -59,6 +85,8 @@ class Run(models.Model):
         PARTIAL = "partial", "done, but some records failed"
         UNREACHABLE = "unreachable", "the system could not be reached"
         MISCONFIGURED = "misconfigured", "wrong configuration"
+        STOPPED = "stopped", "stopped for safety: a person must look"
+        PAUSED = "paused", "the system is paused"
         KILLED = "killed", "ended without a word"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -68,6 +96,10 @@ class Run(models.Model):
     ended_at = models.DateTimeField(null=True)
     counts = models.JSONField(default=dict)  # {mapping: {what happened: how many records}}
     error = models.TextField(default="", blank=True)
+    fence = models.BigIntegerField(default=0)
+    trigger = models.TextField(default="command")  # command, every, schedule, button, webhook, rollback
+    cursors = models.JSONField(default=dict)  # {mapping: the pull's cursor before it}, to go back to
+    undoes = models.ForeignKey("self", models.SET_NULL, null=True, related_name="undone_by")
 
     class Meta:
         indexes = [models.Index(fields=["system", "-started_at"], name="run_latest")]
@@ -80,18 +112,65 @@ class Run(models.Model):
         return f"run:{self.system}:{self.id}"
 
 
+class Waiting(models.Model):
+    """A record's change that was read and is not applied yet: the plan of a run, kept with its cursor.
+
+    What would change or delete rows waits here until the run has seen all of it and knows that it is not too much.
+    """
+
+    system = models.TextField()
+    mapping = models.TextField()
+    key = models.TextField()
+    # Of the record, by place; null: it is gone, or only known by its key.
+    values = models.JSONField(null=True, encoder=Encoder, decoder=Decoder)
+    marker = models.TextField(default="")
+    gone = models.BooleanField(default=False)
+    read_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["system", "mapping", "key"], name="waiting_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.mapping} {self.key} of {self.system}"
+
+
+class SweptKey(models.Model):
+    """A key that a pass over all of a source has seen so far: a linked record without one is gone."""
+
+    system = models.TextField()
+    mapping = models.TextField()
+    key = models.TextField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["system", "mapping", "key"], name="swept_key_unique")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class DeadLetter(models.Model):
     """A record that could not be taken over or sent: it waits here, is tried again, and holds nothing else up."""
+
+    class Kind(models.TextChoices):
+        FAILED = "failed", "could not be taken over or sent"
+        UNCLEAR = "unclear", "may be one of several rows: a person must say which"
+        LOOP = "loop", "goes round and round between systems"
+        HELD = "held", "waits for the decision of a conflict"
+        IGNORED = "ignored", "left alone, as a person said"
 
     system = models.TextField()
     mapping = models.TextField()
     direction = models.TextField(choices=Cursor.Direction.choices)
     key = models.TextField()  # their key for a pull, our row's id for a push
+    kind = models.TextField(choices=Kind.choices, default=Kind.FAILED)
     error = models.TextField()
-    payload = models.JSONField()  # the record as it was read, or the row as it was to be sent
+    # The record as it was read, or the row as it was to be sent.
+    payload = models.JSONField(encoder=Encoder, decoder=Decoder)
+    candidates = models.JSONField(default=list)  # of an unclear one: the ids of our rows that it may be
+    said = models.TextField(null=True)  # and what a person said: the id of one, or nothing for a new row
     attempts = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField(db_default=Now())
-    next_at = models.DateTimeField()
+    next_at = models.DateTimeField(null=True)  # none: only when a person says so
     run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="dead_letters")
 
     class Meta:

@@ -1,78 +1,106 @@
 """Our changes become theirs: one record at a time, each remembered as soon as it has arrived."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import connection, transaction
+from django.conf import settings
+from django.db import connection
 
-from legacy.connector import Changed, Record, Refused
-from legacy.exchange import Exchange, described
-from legacy.mapping import Document, Mapping, Unmappable
-from legacy.models import Cursor, Link
-from legacy.pull import apply
+from legacy.apply import apply
+from legacy.connector import Changed, Misconfigured, Record, Refused
+from legacy.disputes import open_disputes
+from legacy.document import Document, Unmappable, changed
+from legacy.exchange import SQL, Agreement, Exchange, Kind, described
+from legacy.mapping import Mapping as Declared
+from legacy.merging import differs
+from legacy.models import Cursor, DeadLetter, Link
 from legacy.rows import Ours, read
-from sync.capture import authored
-from sync.sql import block, quote
+from sync.sql import Uuids, array, block, cursor, quote
 
 PUSH = Cursor.Direction.PUSH.value
 PAGE_ROWS = 200
 TRIES_MAX = 3  # of one record that others change at the same time
-SQL = str(Path(__file__).with_name("changes.sql"))
 FIRST = UUID(int=0)
+MARKER = "sync:"
 
 
-def push(exchange: Exchange, mapping: Mapping) -> None:
+def push(exchange: Exchange, mapping: Declared) -> None:
     """Send every row that others than this system's runs changed since the last run and that differs from the agreed.
 
     The cursor moves at the end only. A run that was killed looks at the same rows again; what had arrived is agreed,
     so nothing is sent twice.
     """
-    cursor = exchange.cursor(mapping, PUSH)
+    at = exchange.cursor(mapping, PUSH)
     position = _now()
     seen = 0
-    for rows in _candidates(exchange, mapping, cursor, position):
-        links = {link.row: link for link in exchange.links(mapping.name, rows=rows)}
-        now = read(mapping, rows)
-        for row, ours in now.items():
-            if row not in links or _differs(mapping, ours.document, links[row].agreed):
-                _send(exchange, mapping, row, ours)
-        exchange.settle(mapping, PUSH, [str(row) for row in rows if row not in now])  # deleted here meanwhile
+    for rows in _candidates(exchange, mapping, at.state, position):
+        _send_page(exchange, mapping, rows)
         seen += len(rows)
         exchange.tell(f"{mapping.name} to {exchange.system}", seen)
     if not exchange.pretend:
-        with transaction.atomic():
-            exchange.move(mapping, PUSH, position)
+        at.state = position
+        with exchange.writing():
+            exchange.move(at)
+
+
+def _send_page(exchange: Exchange, mapping: Declared, rows: list[str]) -> None:
+    links = {str(link.row): link for link in exchange.links_of(mapping.name, rows)}
+    now = read(mapping, rows)
+    held = open_disputes(exchange, mapping, rows)
+    aside = exchange.put_aside(mapping, PUSH, rows) - held.keys()
+    for row, ours in now.items():
+        sent = mapping.sends is None or row in links or mapping.sends(ours.document)
+        if sent and row not in aside and (row not in links or _news(mapping, ours, links[row], held.get(row, ()))):
+            _send(exchange, mapping, row, ours, frozenset(held.get(row, ())))
+        elif row not in held:
+            exchange.settle(mapping, PUSH, [row])
+    for row in rows:
+        if row not in now:  # deleted here
+            if row in links and mapping.deletes in ("push", "both"):
+                _send_delete(exchange, mapping, row, links[row])
+            else:
+                exchange.settle(mapping, PUSH, [row])
 
 
 def _now() -> dict[str, str]:
-    with connection.cursor() as cursor:
-        cursor.execute(block(SQL, "now"))
-        snapshot, database = cursor.fetchone()
+    with connection.cursor() as plain:
+        plain.execute(block(SQL, "now"))
+        snapshot, database = plain.fetchone()
     return {"snapshot": snapshot, "database": database}
 
 
-def _candidates(exchange: Exchange, mapping: Mapping, cursor: Document, now: Document) -> Iterator[list[UUID]]:
+def _candidates(exchange: Exchange, mapping: Declared, since: Document, now: Document) -> Iterator[list[str]]:
     """Ids of rows to look at, by the page: dead letters that are due, then what was changed; at first, all rows."""
-    if again := [UUID(key) for key in exchange.due(mapping, PUSH)]:
+    if again := [letter.key for letter in (*exchange.due(mapping, PUSH), *_decided(exchange, mapping))]:
         yield again
     everything = mapping.model._default_manager.order_by("pk").values_list("pk", flat=True)
     after = FIRST
     while True:
-        if cursor.get("database") == now["database"]:
-            page = _changed(exchange, mapping, cursor["snapshot"], after)
+        if since.get("database") == now["database"]:
+            page = _changed(exchange, mapping, since["snapshot"], after)
         else:
-            page = list(everything.filter(pk__gt=after)[:PAGE_ROWS])
+            page = [str(pk) for pk in everything.filter(pk__gt=after)[:PAGE_ROWS]]
         if page:
             yield page
         if len(page) < PAGE_ROWS:
             return
-        after = page[-1]
+        after = UUID(page[-1])
 
 
-def _changed(exchange: Exchange, mapping: Mapping, since: str, after: UUID) -> list[UUID]:
+def _decided(exchange: Exchange, mapping: Declared) -> list[DeadLetter]:
+    """What waited for a conflict's decision that there is now."""
+    letters = DeadLetter.objects.filter(
+        system=exchange.system, mapping=mapping.name, direction=PUSH, kind=Kind.HELD
+    ).order_by("pk")
+    found = list(letters)
+    waiting = open_disputes(exchange, mapping, [letter.key for letter in found]) if found else {}
+    return [letter for letter in found if letter.key not in waiting]
+
+
+def _changed(exchange: Exchange, mapping: Declared, since: str, after: UUID) -> list[str]:
     arguments: dict[str, str | int | UUID] = {
-        "entity": mapping.name,
+        "entity": mapping.entity.name,
         "own": f"run:{exchange.system}:%",
         "since": since,
         "after": after,
@@ -82,33 +110,41 @@ def _changed(exchange: Exchange, mapping: Mapping, since: str, after: UUID) -> l
     if part := mapping.rows:
         parent = part.model._meta.get_field(part.parent)
         sql = block(SQL, "rows_and_members", parent=str(parent.column), members=quote(part.model._meta.db_table))  # type: ignore[union-attr]
-        arguments["member"] = part.name
-    with connection.cursor() as cursor:
-        cursor.execute(sql, arguments)
-        return [row for (row,) in cursor.fetchall()]
+        arguments["member"] = part.entity.name
+    with connection.cursor() as plain:
+        plain.execute(sql, arguments)
+        return [row for (row,) in plain.fetchall()]
 
 
-def _send(exchange: Exchange, mapping: Mapping, row: UUID, ours: Ours | None) -> None:
-    """Bring one row to them. What they refuse becomes a dead letter."""
+def _news(mapping: Declared, ours: Ours, link: Link, held: Any) -> set[str]:
+    return differs(mapping, ours.document, link.agreed) - set(held)
+
+
+def _send(exchange: Exchange, mapping: Declared, row: str, ours: Ours | None, held: frozenset[str]) -> None:
+    """Bring one row to them. What they refuse becomes a dead letter; fields in `held` wait for a person's decision."""
     for attempt in range(1, TRIES_MAX + 1):
-        link = next(iter(exchange.links(mapping.name, rows=[row])), None)
-        if ours is None or (link and not _differs(mapping, ours.document, link.agreed)):
-            return exchange.settle(mapping, PUSH, [str(row)])
+        link = next(iter(exchange.links_of(mapping.name, [row])), None)
+        if ours is None or (link and not _news(mapping, ours, link, held)):
+            return None if held else exchange.settle(mapping, PUSH, [row])
         try:
             if exchange.pretend:
-                return _pretend(exchange, mapping, ours, link)
-            _deliver(exchange, mapping, row, ours, link)
-            return exchange.settle(mapping, PUSH, [str(row)])
+                return _pretend(exchange, mapping, ours, link, held)
+            if link and (loop := _loops(exchange, mapping, ours, link, held)):
+                return exchange.bury(mapping, PUSH, row, loop, ours.document, Kind.LOOP)
+            _deliver(exchange, mapping, row, ours, link, held)
+            return None if held else exchange.settle(mapping, PUSH, [row])
         except Changed as error:  # they were faster: take theirs first
             if attempt == TRIES_MAX:
-                return exchange.bury(mapping, PUSH, str(row), error, ours.document)
+                return exchange.bury(mapping, PUSH, row, error, ours.document)
         except (Refused, Unmappable) as error:
-            return exchange.bury(mapping, PUSH, str(row), error, ours.document)
+            return exchange.bury(mapping, PUSH, row, error, ours.document)
         ours = read(mapping, [row]).get(row)
     return None
 
 
-def _deliver(exchange: Exchange, mapping: Mapping, row: UUID, ours: Ours, link: Link | None) -> None:
+def _deliver(
+    exchange: Exchange, mapping: Declared, row: str, ours: Ours, link: Link | None, held: frozenset[str]
+) -> None:
     if link is None:
         record = _create(exchange, mapping, row, ours)
         what = "created there"
@@ -116,42 +152,46 @@ def _deliver(exchange: Exchange, mapping: Mapping, row: UUID, ours: Ours, link: 
         record = _fetch(exchange, mapping, link.key)
         what = "updated there"
     fresh = _take(exchange, mapping, record, row)  # what they changed meanwhile, or made of a new record: its number
-    agreed = exchange.links(mapping.name, rows=[row])[0].agreed
-    if fresh and (names := _differs(mapping, fresh.document, agreed)):
-        known = exchange.links(mapping.rows.name, rows=list(fresh.members)) if mapping.rows else []
-        new_rows = fresh.members.keys() - {str(each.row) for each in known}
-        values = mapping.theirs(fresh.document, exchange.key_of, new_rows)
-        exchange.connector.update(mapping.source, record, values, mapping.places_of(names))
+    link = exchange.links_of(mapping.name, [row])[0]
+    if fresh and (names := _news(mapping, fresh, link, held)):
+        known = exchange.links_of(mapping.rows.name, list(fresh.copies)) if mapping.rows else []
+        new_rows = fresh.copies.keys() - {str(each.row) for each in known}
+        values = _outgoing(mapping, mapping.theirs(fresh.document, exchange.key_of, new_rows))
+        exchange.connector.update(mapping.source, record, values, mapping.places_of(names) & values.keys())
         record = _fetch(exchange, mapping, record.key)
-        with transaction.atomic():
+        sent = link.agreed | {name: mapping.settled(fresh.document)[name] for name in names}
+        with exchange.writing():
             _pair(exchange, mapping, record, row, fresh.document)
-            sent = agreed | {name: fresh.document[name] for name in names}
-            exchange.link(mapping.name, [(record.key, row, sent, None)])
+            hops = _hops(exchange, mapping, record, link, sent, names)
+            exchange.link(mapping.name, [Agreement(record.key, row, sent, "", hops=hops)], [record.key])
         _take(exchange, mapping, record, row)
     exchange.count(mapping, what)
 
 
-def _create(exchange: Exchange, mapping: Mapping, row: UUID, ours: Ours) -> Record:
+def _create(exchange: Exchange, mapping: Declared, row: str, ours: Ours) -> Record:
     """Make the record, unless an earlier run did whose answer was lost, and link it."""
-    marker = f"sync:{row}"
-    late = [line for line in mapping.fields if line.late]
+    marker = MARKER + row
     if key := exchange.connector.find(mapping.source, marker):
         record = _fetch(exchange, mapping, key)
-        _pair(exchange, mapping, record, row, ours.document, everything=True)
-        sent = mapping.ours(record.values, exchange.row_of)  # what we sent then; ours may have changed since
+        sent = None
     else:
-        values = mapping.theirs(ours.document, exchange.key_of, new_rows=ours.members)
-        early = {place: value for place, value in values.items() if place not in {line.places[0] for line in late}}
+        values = _outgoing(mapping, mapping.theirs(ours.document, exchange.key_of, new_rows=ours.copies))
+        early = {place: value for place, value in values.items() if place not in mapping.late_places}
         record = _fetch(exchange, mapping, exchange.connector.create(mapping.source, marker, early))
-        _pair(exchange, mapping, record, row, ours.document)
-        sent = ours.document | {line.ours: line.pull(record.values[line.places[0]]) for line in late if line.pull}
-    # What they alone tell is left out, so that it is news: the number they gave.
-    exchange.link(mapping.name, [(record.key, row, {name: sent[name] for name in mapping.pushed}, None)])
+        made = mapping.ours(record.values, _nothing)
+        sent = mapping.settled(ours.document) | {name: made[name] for name in mapping.late_names if name in made}
+    with exchange.writing():
+        _pair(exchange, mapping, record, row, ours.document, everything=sent is None)
+        if sent is None:
+            sent = mapping.ours(record.values, exchange.row_of)  # what we sent then; ours may have changed since
+        # What they alone tell is left out, so that it is news: the number they gave.
+        agreed = {name: sent[name] for name in mapping.pushed if name in sent}
+        exchange.link(mapping.name, [Agreement(record.key, row, agreed, "")])
     return record
 
 
 def _pair(
-    exchange: Exchange, mapping: Mapping, record: Record, row: UUID, sent: Document, everything: bool = False
+    exchange: Exchange, mapping: Declared, record: Record, row: str, sent: Document, everything: bool = False
 ) -> None:
     """Link what belongs to a record and looks the same on both sides; with `everything`, also what does not."""
     if not (part := mapping.rows):
@@ -159,36 +199,102 @@ def _pair(
     keys = [str(each["id"]) for each in record.values[part.place]]
     linked = exchange.rows_of((part.name, key) for key in keys)
     free = {member: document for member, document in sent[part.place].items() if member not in linked.values()}
-    pairs: list[tuple[str, UUID, Document, UUID | None]] = []
+    pairs: list[Agreement] = []
     for key, values in zip(keys, record.values[part.place], strict=True):
         if (part.name, key) not in linked:
-            same = mapping.same_row(values, free, exchange.row_of)
+            theirs = mapping.row_document(values, exchange.row_of)
+            same = next((member for member, document in free.items() if document == theirs), None)
             free.pop(same or "", None)
             if same or everything:
-                pairs.append((key, UUID(same) if same else uuid4(), {}, row))
+                pairs.append(Agreement(key, same or str(uuid4()), {}, "", row))
     exchange.link(part.name, pairs)
 
 
-def _take(exchange: Exchange, mapping: Mapping, record: Record, row: UUID) -> Ours | None:
-    with transaction.atomic(), authored(exchange.run.author):
+def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link) -> None:
+    """Delete their record of a row that was deleted here; one that they have edited since brings our row back."""
+    found = exchange.connector.fetch(mapping.source, mapping.places, [link.key])
+    if found:
+        theirs = mapping.ours(found[0].values, exchange.row_of)
+        edited = {name: value for name, value in changed(link.agreed, theirs).items() if not _is_rows(mapping, name)}
+        if exchange.pretend:
+            return exchange.show(
+                f"{mapping.name} {row} → {exchange.system}: would be {'made again' if edited else 'deleted'}"
+            )
+        if edited:
+            with exchange.writing():
+                apply(exchange, mapping, found, counted=False)
+            return exchange.settle(mapping, PUSH, [row])
+        try:
+            exchange.connector.delete(mapping.source, found[0])
+        except (Refused, Changed) as error:
+            return exchange.bury(mapping, PUSH, row, error, link.agreed)
+        exchange.count(mapping, "deleted there")
+    if not exchange.pretend:
+        with exchange.writing():
+            exchange.forget(mapping, [row])
+        exchange.settle(mapping, PUSH, [row])
+    return None
+
+
+def _is_rows(mapping: Declared, name: str) -> bool:
+    """Their lines have no rows here to be held against, once ours are deleted."""
+    return mapping.rows is not None and name == mapping.rows.place
+
+
+# --- Nothing goes round and round, and nothing leaves that must not ---------------------------------------------------
+
+
+def _hops(exchange: Exchange, mapping: Declared, record: Record, link: Link, sent: Document, names: set[str]) -> int:
+    """How often in a row they gave back something else than they were sent."""
+    theirs = mapping.ours(record.values, exchange.row_of)
+    kept = all(theirs[name] == sent[name] for name in names if name in theirs and not _is_rows(mapping, name))
+    return 0 if kept else link.hops + 1
+
+
+def _loops(exchange: Exchange, mapping: Declared, ours: Ours, link: Link, held: frozenset[str]) -> str:
+    """Why this is not sent once more: they never keep it, and nobody but systems has changed it since."""
+    if link.hops < settings.LEGACY_HOPS_MAX:
+        return ""
+    names = sorted(_news(mapping, ours, link, held))
+    parameters = {
+        "entity": mapping.entity.name,
+        "rows": Uuids([ours.row] * len(names)),
+        "fields": array(names),
+    }
+    with cursor() as bound:
+        authors = {author for _, _, author in bound.execute(block(SQL, "last_authors"), parameters)}
+    if not authors or not all(author.startswith("run:") for author in authors):
+        return ""
+    return f"{exchange.system} did not keep {', '.join(names)} {link.hops} times, and nobody but systems changes it."
+
+
+def _outgoing(mapping: Declared, values: dict[str, Any]) -> dict[str, Any]:
+    """The values, held once more against what must never leave. Raises Misconfigured."""
+    if leaks := mapping.forbidden_places & values.keys():
+        raise Misconfigured(f"{mapping.name}: {', '.join(sorted(leaks))} must never leave, and would.")
+    return values
+
+
+def _nothing(_mapping: str, key: str) -> str:
+    """For what is read of a new record's own fields alone: whatever it refers to."""
+    return key
+
+
+def _take(exchange: Exchange, mapping: Declared, record: Record, row: str) -> Ours | None:
+    with exchange.writing():
         apply(exchange, mapping, [record], counted=False)
     return read(mapping, [row]).get(row)
 
 
-def _fetch(exchange: Exchange, mapping: Mapping, key: str) -> Record:
+def _fetch(exchange: Exchange, mapping: Declared, key: str) -> Record:
     """Raises Refused where it is gone."""
     if found := exchange.connector.fetch(mapping.source, mapping.places, [key]):
         return found[0]
     raise Refused(f"The record {key} is not in {exchange.system} any more, or no {mapping.name} there any more.")
 
 
-def _differs(mapping: Mapping, document: Document, agreed: Document) -> set[str]:
-    """The names that go to them and are not as agreed."""
-    return {name for name in mapping.pushed if name not in agreed or document[name] != agreed[name]}
-
-
-def _pretend(exchange: Exchange, mapping: Mapping, ours: Ours, link: Link | None) -> None:
-    names = _differs(mapping, ours.document, link.agreed if link else {})
+def _pretend(exchange: Exchange, mapping: Declared, ours: Ours, link: Link | None, held: frozenset[str]) -> None:
+    names = _news(mapping, ours, link, held) if link else differs(mapping, ours.document, {})
     changes = {name: ours.document[name] for name in sorted(names)}
     exchange.show(described(f"{mapping.name} {ours.row} → {exchange.system}", changes, link.agreed if link else None))
     exchange.count(mapping, "updated there" if link else "created there")

@@ -1,22 +1,29 @@
-"""Our side of a mapping: rows as documents, read and written a page at a time."""
+"""Our side of a mapping: rows as documents, read, checked and written a page at a time."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
+import msgspec
 from django.db import connection, models
 
-from legacy.mapping import Document, F, Mapping, plain
+from legacy.document import Document, plain
+from legacy.mapping import Mapping as Declared
+from legacy.mapping import Rows
+from sync.checker import Checker, checker_of
+from sync.mutation import Mutation
+from sync.settle import unclean
+from sync.wire import Entity
+from sync.write import Change, insert_rows, update_rows
 
 
 @dataclass
 class Ours:
     """One of our rows as it is now, with the rows that belong to it."""
 
-    row: models.Model
+    row: str
     document: Document
-    members: dict[str, models.Model] = field(default_factory=dict)
+    copies: dict[str, Document] = field(default_factory=dict)  # what each member repeats of it, by the member's id
 
 
 @dataclass(frozen=True)
@@ -24,96 +31,112 @@ class Plan:
     """What a record makes of one of our rows: `document` is the whole of it, `changes` what is to be written."""
 
     key: str
-    row: UUID
+    row: str
     document: Document
     changes: Document
     now: Ours | None  # None: the row is new
 
 
-def read(mapping: Mapping, rows: Collection[UUID], lock: bool = False) -> dict[UUID, Ours]:
-    """Those of the rows that exist. `lock`: nobody else changes them until the transaction ends."""
-    found = mapping.model._default_manager.filter(pk__in=rows)
+class Invalid(Exception):
+    """Some rows do not hold against their model: what is wrong, by the row's id."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        super().__init__("; ".join(errors.values()))
+        self.errors = errors
+
+
+def read(mapping: Declared, rows: Collection[str], lock: bool = False) -> dict[str, Ours]:
+    """Those of the rows that exist, by id. `lock`: nobody else changes them until the transaction ends."""
+    found = mapping.model._default_manager.filter(pk__in=rows).order_by("pk")
     if lock:
-        found = found.select_for_update(of=("self",)).order_by("pk")
-    ours = {row.pk: Ours(row, _document(row, mapping.fields)) for row in found}
+        found = found.select_for_update(of=("self",))
+    ours = {row: Ours(row, document) for row, document in _documents(mapping.model, mapping.names, found)}
     if part := mapping.rows:
         for each in ours.values():
             each.document[part.place] = {}
-        for member in part.model._default_manager.filter(**{f"{part.parent}__in": list(ours)}).order_by("pk"):
-            owner = ours[getattr(member, f"{part.parent}_id")]
-            owner.members[str(member.pk)] = member
-            owner.document[part.place][str(member.pk)] = _document(member, part.fields)
+        names = (part.parent_column, *part.columns_copied, *part.names)
+        members = part.model._default_manager.filter(**{f"{part.parent}__in": list(ours)}).order_by("pk")
+        for key, document in _documents(part.model, names, members):
+            owner = ours[document[part.parent_column]]
+            owner.copies[key] = {name: document[name] for name in part.columns_copied}
+            owner.document[part.place][key] = {name: document[name] for name in part.names}
     return ours
 
 
-def write(mapping: Mapping, plans: Collection[Plan]) -> None:
-    """Write what the plans say, set-wise. Raises ValidationError or IntegrityError, for the caller to roll back."""
-    made: list[models.Model] = []
-    updated: list[models.Model] = []
-    names: set[str] = set()
-    for plan in plans:
-        own = {name: value for name, value in plan.changes.items() if not (mapping.rows and name == mapping.rows.place)}
-        row = plan.now.row if plan.now else mapping.model(pk=plan.row)
-        _fill(row, own)
-        if not plan.now:
-            made.append(row)
-        elif own:
-            updated.append(row)
-            names |= own.keys()
-    mapping.model._default_manager.bulk_create(made)
-    if updated:
-        mapping.model._default_manager.bulk_update(updated, sorted(names))
-    if mapping.rows:
-        _write_members(mapping, plans, {row.pk: row for row in made})
+def _documents(
+    model: type[models.Model], names: Sequence[str], found: "models.QuerySet[Any]"
+) -> list[tuple[str, Document]]:
+    fields: dict[str, Any] = {f.attname: f for f in model._meta.concrete_fields}
+    columns = [(name, fields[name]) for name in dict.fromkeys(names)]
+    return [
+        (str(row), {name: plain(column, value) for (name, column), value in zip(columns, values, strict=True)})
+        for row, *values in found.values_list("pk", *(name for name, _ in columns))
+    ]
+
+
+def write(mapping: Declared, plans: Sequence[Plan]) -> None:
+    """Write what the plans say, set-wise. Raises Invalid or the database's errors, for the caller to roll back."""
+    part = mapping.rows
+    own = [(plan, {n: v for n, v in plan.changes.items() if not (part and n == part.place)}) for plan in plans]
+    made = [(plan.row, values) for plan, values in own if plan.now is None]
+    altered = [(plan.row, values) for plan, values in own if plan.now is not None and values]
+    _write(mapping.entity, frozenset(mapping.readers), made, altered)
+    if part:
+        _write_members(part, plans)
     connection.check_constraints()  # now, where the failing record can still be told, and not at commit
 
 
-def _write_members(mapping: Mapping, plans: Collection[Plan], made: dict[Any, models.Model]) -> None:
-    part = mapping.rows
-    assert part is not None
-    new: list[models.Model] = []
-    updated: list[models.Model] = []
+def _write_members(part: Rows, plans: Sequence[Plan]) -> None:
+    made: list[tuple[str, Document]] = []
+    altered: list[tuple[str, Document]] = []
     gone: list[str] = []
     for plan in plans:
-        parent = plan.now.row if plan.now else made[plan.row]
-        there = plan.now.members if plan.now else {}
-        wanted = plan.changes.get(part.place)
-        copied = {f"{name}_id": getattr(parent, f"{name}_id") for name in part.copied}
-        for key in there if wanted is None else wanted:
-            member = there.get(key) or part.model(pk=UUID(key), **{f"{part.parent}_id": parent.pk})
-            before = {name: value for name, value in vars(member).items() if name != "_state"}
-            _fill(member, wanted[key] if wanted is not None else {})
-            vars(member).update(copied)
+        now = plan.now.document if plan.now else {}
+        there: Mapping[str, Document] = now.get(part.place, {})
+        wanted = plan.changes.get(part.place, there)
+        whole = now | plan.changes
+        copied = {name: whole[name] for name in part.columns_copied}
+        for key, values in wanted.items():
             if key not in there:
-                new.append(member)
-            elif before != {name: value for name, value in vars(member).items() if name != "_state"}:
-                updated.append(member)
-        gone += there.keys() - wanted.keys() if wanted is not None else []
-    manager = part.model._default_manager
-    manager.filter(pk__in=gone).delete()
-    manager.bulk_create(new)
-    if updated:
-        manager.bulk_update(updated, [*(line.ours for line in part.fields), *part.copied])
+                made.append((key, {**values, **copied, part.parent_column: plan.row}))
+                continue
+            before = there[key] | (plan.now.copies[key] if plan.now else {})
+            if news := {name: value for name, value in (values | copied).items() if before.get(name) != value}:
+                altered.append((key, news))
+        gone += there.keys() - wanted.keys()
+    if gone:
+        part.model._default_manager.filter(pk__in=gone).delete()
+    _write(part.entity, frozenset({*part.names, *part.columns_copied, part.parent_column}), made, altered)
 
 
-def _fill(row: models.Model, values: Document) -> None:
-    """Give a row its values. Raises ValidationError."""
-    references = set()
-    for name, value in values.items():
-        at = row._meta.get_field(name)
-        assert isinstance(at, models.Field)
-        setattr(row, at.attname, at.to_python(value))
-        if at.is_relation:
-            references.add(name)
-    others = {each.name for each in row._meta.fields if each.name not in values}
-    row.clean_fields(exclude=others | references)  # what a reference refers to, the database checks for all at once
-    row.clean()
+def _write(
+    entity: Entity,
+    names: frozenset[str],
+    made: Sequence[tuple[str, Document]],
+    altered: Sequence[tuple[str, Document]],
+) -> None:
+    check = checker_of(entity, names)
+    wrong = _wrong(check, "create", made) | _wrong(check, "update", altered)
+    if wrong:
+        raise Invalid(wrong)
+    if made:
+        insert_rows(entity, [row for row, _ in made], [values for _, values in made])
+    if altered:
+        update_rows(entity, [Change(row, values) for row, values in altered])
+    if broken := unclean(entity, [row for row, _ in (*made, *altered)]):
+        raise Invalid({key.row: _told(errors) for key, errors in broken.items()})
 
 
-def _document(row: models.Model, lines: Iterable[F]) -> Document:
-    document: Document = {}
-    for line in lines:
-        at = row._meta.get_field(line.ours)
-        assert isinstance(at, models.Field)
-        document[line.ours] = plain(at, getattr(row, at.attname))
-    return document
+def _wrong(check: Checker, op: Any, rows: Sequence[tuple[str, Document]]) -> dict[str, str]:
+    """What is wrong with these values, by row; all are looked at together where nothing is."""
+    if not rows or check.are_sound(op, msgspec.json.encode([values for _, values in rows]), [v for _, v in rows]):
+        return {}
+    found = {
+        row: check.check(Mutation("", check.entity.name, row, op, set=msgspec.Raw(msgspec.json.encode(values))))
+        for row, values in rows
+    }
+    return {row: _told(errors) for row, errors in found.items() if isinstance(errors, list)}
+
+
+def _told(errors: Sequence[Any]) -> str:
+    return "; ".join(f"{error.field}: {error.message}" if error.field else error.message for error in errors)

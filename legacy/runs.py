@@ -1,78 +1,201 @@
 """One run of `sync_legacy` against one system: first their changes, then ours."""
 
-from collections.abc import Callable
+import datetime as dt
+from collections.abc import Callable, Collection
+from typing import TypedDict, Unpack
+from uuid import UUID
 
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
+from legacy.check import check_against
 from legacy.connector import Misconfigured, Unreachable
-from legacy.exchange import Exchange
-from legacy.models import Run
+from legacy.exchange import Exchange, Stopped, Superseded
+from legacy.mapping import Mapping
+from legacy.models import Counterpart, Run
 from legacy.pull import pull
 from legacy.push import push
-from legacy.systems import System
+from legacy.rollback import TakenBack, roll_back, take_back
+from legacy.systems import System, ranks
 from sync.alone import alone
 
+State = Run.State
 EXIT_CODES = {
-    Run.State.DONE: 0,
-    Run.State.PARTIAL: 1,
-    Run.State.UNREACHABLE: 2,
-    Run.State.MISCONFIGURED: 3,
+    State.DONE: 0,
+    State.PAUSED: 0,
+    State.PARTIAL: 1,
+    State.UNREACHABLE: 2,
+    State.MISCONFIGURED: 3,
+    State.STOPPED: 4,
 }
 
 
-def run(
-    system: System,
-    *,
-    pretend: bool = False,
-    retry_all: bool = False,
-    tell: Callable[[str, int], None] | None = None,
-    show: Callable[[str], None] | None = None,
-) -> Run:
+class How(TypedDict, total=False):
+    """How a run goes about it: as in Exchange."""
+
+    pretend: bool
+    retry_all: bool
+    force: bool
+    tell: Callable[[str, int], None]
+    show: Callable[[str], None]
+
+
+def run(system: System, *, only: Collection[str] = (), trigger: str = "command", **how: Unpack[How]) -> Run:
     """Execute one run and return it with its counts. Raises Busy; whatever else goes wrong is in the run's `state`.
 
-    What was committed before it went wrong stays: the next run goes on from there.
+    What was committed before it went wrong stays: the next run goes on from there. `only`: the names of mappings.
     """
-    tell = tell or (lambda *_: None)
-    show = show or (lambda *_: None)
     with alone("sync_legacy", system.name):
-        # Nobody else is at work, so a run that still says so was killed.
-        Run.objects.filter(system=system.name, state=Run.State.RUNNING).update(state=Run.State.KILLED)
-        this = Run(system=system.name, started_at=timezone.now())
-        if not pretend:
-            this.save()
-        try:
-            connector = system.connect()
-            try:
-                exchange = Exchange(
-                    system.name,
-                    connector,
-                    {each.name: each for each in system.mappings},
-                    this,
-                    pretend,
-                    retry_all,
-                    tell,
-                    show,
-                )
-                tell(f"signed in as {connector.open()}", 0)
-                _exchange(exchange)
-                this.state = Run.State.PARTIAL if exchange.failed else Run.State.DONE
-                this.counts = {name: dict(counts) for name, counts in exchange.counts.items()}
-            finally:
-                connector.close()
-        except Unreachable as error:
-            this.state, this.error = Run.State.UNREACHABLE, str(error)
-        except Misconfigured as error:
-            this.state, this.error = Run.State.MISCONFIGURED, str(error)
+        this = Run(system=system.name, started_at=timezone.now(), trigger=trigger)
+        counterpart = Counterpart.objects.filter(system=system.name).first() or Counterpart(system=system.name)
+        if not how.get("pretend"):
+            if why := _left_alone(counterpart, how.get("force", False)):
+                this.state, this.error, this.ended_at = *why, this.started_at
+                return this
+            _take_over(this)
+        _run(system, this, counterpart, only, how)
         this.ended_at = timezone.now()
-        if not pretend:
-            this.save(update_fields=["state", "error", "ended_at", "counts"])
+        if not how.get("pretend"):
+            this.save()
+            _remember(this)
         return this
 
 
-def _exchange(exchange: Exchange) -> None:
-    # Theirs first: where both changed the same field, the pre-existing system wins.
+def _left_alone(counterpart: Counterpart, force: bool) -> tuple[Run.State, str] | None:
+    """Why a run does not begin: somebody paused the system, or it did not answer for a while."""
+    if counterpart.paused_at and not force:
+        why = counterpart.paused_why or "somebody paused it"
+        return (
+            State.PAUSED,
+            f"{counterpart.system} is paused: {why}. sync_legacy --system {counterpart.system} --resume",
+        )
+    if counterpart.rests_until and counterpart.rests_until > timezone.now() and not force:
+        until = counterpart.rests_until.isoformat(timespec="seconds")
+        return State.UNREACHABLE, f"It did not answer {counterpart.failures} times and is left alone until {until}."
+    return None
+
+
+@transaction.atomic
+def _take_over(this: Run) -> None:
+    """From here on nothing is committed by a run that came before: a page that it is about to commit is waited for."""
+    Counterpart.objects.get_or_create(system=this.system)
+    Counterpart.objects.filter(system=this.system).update(fence=F("fence") + 1)
+    this.fence = Counterpart.objects.get(system=this.system).fence
+    # Nobody else is at work, so a run that still says so was killed.
+    Run.objects.filter(system=this.system, state=State.RUNNING).update(state=State.KILLED, ended_at=timezone.now())
+    this.save()
+
+
+def _run(system: System, this: Run, counterpart: Counterpart, only: Collection[str], how: How) -> None:
+    try:
+        connector = system.connect()
+        mappings = {each.name: each for each in system.mappings}
+        exchange = Exchange(system.name, connector, mappings, this, ranks=ranks(), **how)
+        try:
+            identity = connector.open()
+            exchange.tell(f"signed in as {identity}", 0)
+            _recognise(exchange, counterpart, identity)
+            _exchange(exchange, only)
+            this.state = State.PARTIAL if exchange.failed else State.DONE
+        except Stopped as stop:
+            this.state, this.error = State.STOPPED, str(stop)
+            if stop.undo and not exchange.pretend:
+                this.error += f" {take_back(exchange).told}"
+        finally:
+            this.counts = {name: dict(counts) for name, counts in exchange.counts.items()}
+            connector.close()
+    except Unreachable as error:
+        this.state, this.error = State.UNREACHABLE, str(error)
+    except Misconfigured as error:
+        this.state, this.error = State.MISCONFIGURED, str(error)
+    except Superseded as error:
+        this.state, this.error = State.KILLED, str(error)
+
+
+def _recognise(exchange: Exchange, counterpart: Counterpart, identity: str) -> None:
+    """Raises Stopped where they know us as somebody else than before: an expired key often still shows something."""
+    if counterpart.identity not in ("", identity) and not exchange.force:
+        raise Stopped(
+            f"{exchange.system} knows us as {identity!r} and knew us as {counterpart.identity!r} before. If that is "
+            f"right, sync_legacy --system {exchange.system} --force goes on."
+        )
+    if not exchange.pretend:
+        Counterpart.objects.filter(system=exchange.system).update(identity=identity)
+
+
+def _exchange(exchange: Exchange, only: Collection[str]) -> None:
+    now = timezone.now()
     for mapping in exchange.mappings.values():
-        pull(exchange, mapping)
-    for mapping in exchange.mappings.values():
+        check_against(mapping, exchange.connector.capabilities)
+    chosen = [each for each in exchange.mappings.values() if not only or each.name in only]
+    open_ = [each for each in chosen if _is_due(exchange, each, now)]
+    # Theirs first: where both changed the same field, most mappings let the pre-existing system win.
+    for mapping in open_:
+        if mapping.pulls:
+            pull(exchange, mapping)
+    for mapping in open_:
         if mapping.both:
             push(exchange, mapping)
+
+
+def _is_due(exchange: Exchange, mapping: Mapping, now: dt.datetime) -> bool:
+    if mapping.window is None or exchange.force or mapping.window.is_open(now):
+        return True
+    exchange.tell(f"{mapping.name} runs from {mapping.window.begin} to {mapping.window.end} only", 0)
+    return False
+
+
+def _remember(this: Run) -> None:
+    """The circuit breaker: a system that does not answer is asked less and less often."""
+    found = Counterpart.objects.filter(system=this.system, fence=this.fence)
+    if this.state != State.UNREACHABLE:
+        found.update(failures=0, rests_until=None)
+        return
+    found.update(failures=F("failures") + 1)
+    failures = found.values_list("failures", flat=True).first() or 0
+    if failures >= settings.LEGACY_FAILURES_MAX:
+        minutes = min(2 ** (failures - settings.LEGACY_FAILURES_MAX), settings.LEGACY_REST_MINUTES_MAX)
+        found.update(rests_until=timezone.now() + dt.timedelta(minutes=minutes))
+
+
+def pause(system: str, why: str) -> None:
+    """Leave a system alone until somebody resumes it."""
+    Counterpart.objects.update_or_create(system=system, defaults={"paused_at": timezone.now(), "paused_why": why})
+
+
+def resume(system: str) -> None:
+    """Work with a system again, also one that is left alone since it did not answer."""
+    Counterpart.objects.filter(system=system).update(paused_at=None, paused_why="", rests_until=None, failures=0)
+
+
+def roll_back_run(system: System, id: str, pretend: bool = False) -> TakenBack:
+    """Undo what a run wrote here, as a run of its own. Raises Busy, and Misconfigured for a run that there is not."""
+    with alone("sync_legacy", system.name):
+        undone = Run.objects.filter(pk=id).first() if _is_uuid(id) else None
+        if undone is None:
+            raise Misconfigured(f"There is no run {id!r}. The admin lists them.")
+        this = Run(system=system.name, started_at=timezone.now(), trigger="rollback", undoes=undone)
+        if not pretend:
+            _take_over(this)
+        exchange = Exchange(system.name, system.connect(), {each.name: each for each in system.mappings}, this, pretend)
+        try:
+            found = roll_back(exchange, undone)
+            this.state, this.counts = State.DONE, {"": dict(found.counts)}
+        except Misconfigured as error:
+            this.state, this.error = State.MISCONFIGURED, str(error)
+            raise
+        finally:
+            this.ended_at = timezone.now()
+            if not pretend:
+                this.save()
+        return found
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -30,11 +30,15 @@ NUL_MESSAGE = "Text may not hold the character NUL or half a character."
 
 
 class Checker:
-    """Validates the `set` and `add` of one entity's mutations with the model's own rules. Values stay in wire form."""
+    """Validates the `set` and `add` of one entity's mutations with the model's own rules. Values stay in wire form.
 
-    def __init__(self, entity: Entity) -> None:
+    `fields`: those that may be written; what devices may write unless others are given.
+    """
+
+    def __init__(self, entity: Entity, fields: Iterable[Field] | None = None) -> None:
         self.entity = entity
-        self.fields = {field.name: field for field in entity.writable_fields}
+        self.writable = fields is not None or entity.declaration.writable
+        self.fields = {field.name: field for field in (entity.writable_fields if fields is None else fields)}
         self.required = frozenset(name for name, field in self.fields.items() if not _may_be_absent(field))
         self._types = {
             "set": _decoder({name: _type(field) for name, field in self.fields.items()}),
@@ -45,7 +49,7 @@ class Checker:
 
     def check_all(self, mutations: Sequence[Mutation]) -> list[Values | list[Error]]:
         """`check` of many that have one `op`: all together, at half the cost, where nothing is wrong with any."""
-        if mutations[0].op != "delete" and self.entity.declaration.writable and all(m.add is EMPTY for m in mutations):
+        if mutations[0].op != "delete" and self.writable and all(m.add is EMPTY for m in mutations):
             sets = joined_sets(mutations)
             try:
                 found = plain_values(sets)
@@ -73,7 +77,7 @@ class Checker:
 
     def check(self, mutation: Mutation) -> Values | list[Error]:
         """The mutation's values, or everything that is wrong with them."""
-        if not self.entity.declaration.writable:
+        if not self.writable:
             return [error("read_only_entity")]
         if mutation.op == "delete":
             empty = {bytes(members).translate(None, b" \t\r\n") for members in (mutation.set, mutation.add)} == {b"{}"}
@@ -163,6 +167,12 @@ def plain_values(sets: bytes) -> list[dict[str, Any]]:
 @cache
 def checker(entity: Entity) -> Checker:
     return Checker(entity)
+
+
+@cache
+def checker_of(entity: Entity, names: frozenset[str]) -> Checker:
+    """One for writers that are no devices: any columns, also those that devices may not write or see."""
+    return Checker(entity, [entity.column(name) for name in sorted(names)])
 
 
 def _default(field: models.Field[Any, Any]) -> Callable[[], Any]:

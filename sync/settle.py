@@ -1,6 +1,6 @@
 """What follows a write: its results are remembered, and the rows are held against what was expected of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from sync.decide import AS_SENT, Candidate, RowKey, RowState, Write
 from sync.mutation import Error, Values, error
 from sync.sql import Uuids, array, block, cursor
 from sync.states import Pusher, states_of
-from sync.wire import entities
+from sync.wire import Entity, entities
 
 
 def as_written(candidate: Candidate, write: Write) -> Candidate:
@@ -93,16 +93,26 @@ def settle(
 
 def broken_by_clean(written: Iterable[Candidate]) -> dict[RowKey, tuple[Error, ...]]:
     """The rows that do not hold against their model's own `clean()`, where it has one, and why."""
-    names = {name for name, entity in entities().items() if entity.model.clean is not Model.clean}
-    keys = {c.key for c in written if c.mutation.op != "delete" and c.key.entity in names} if names else set()
+    rows: dict[str, set[str]] = {}
+    for candidate in written:
+        if candidate.mutation.op != "delete":
+            rows.setdefault(candidate.key.entity, set()).add(candidate.key.row)
     broken: dict[RowKey, tuple[Error, ...]] = {}
-    for name in {key.entity for key in keys}:
-        rows = entities()[name].model._default_manager.in_bulk([key.row for key in keys if key.entity == name])
-        for row, instance in rows.items():
-            try:
-                instance.clean()
-            except ValidationError as problem:
-                broken[RowKey(name, str(row))] = _told_by_clean(problem)
+    for name, ids in rows.items():
+        broken |= unclean(entities()[name], ids)
+    return broken
+
+
+def unclean(entity: Entity, rows: Collection[str]) -> dict[RowKey, tuple[Error, ...]]:
+    """The same for rows of one entity."""
+    broken: dict[RowKey, tuple[Error, ...]] = {}
+    if entity.model.clean is Model.clean:
+        return broken
+    for row, instance in entity.model._default_manager.in_bulk(list(rows)).items():
+        try:
+            instance.clean()
+        except ValidationError as problem:
+            broken[RowKey(entity.name, str(row))] = _told_by_clean(problem)
     return broken
 
 

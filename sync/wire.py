@@ -133,6 +133,12 @@ class Entity:
     def field(self, name: str) -> Field | None:
         return self._by_name.get(name)
 
+    def column(self, name: str) -> Field:
+        """A field of the model, whether devices see it or not. Raises StopIteration where there is none."""
+        if shown := self.field(name):
+            return shown
+        return _field(next(f for f in self.model._meta.concrete_fields if f.attname == name), self.declaration, {})
+
     def callable_default(self, name: str) -> bool:
         """Whether each new row gets a value of its own in this column."""
         return any(f.attname == name and callable(f.default) for f in self.model._meta.concrete_fields)

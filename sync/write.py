@@ -8,7 +8,8 @@ from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import psycopg
@@ -59,19 +60,31 @@ def insert(
 ) -> None:
     """Write the new rows of creates, with these fields in wire form. `meanwhile` is called while PostgreSQL is busy.
 
-    COPY is half the cost of an INSERT from JSON, and PostgreSQL writes the first rows while the last are sent.
     What `meanwhile` raises is lost: call it again.
+    """
+    set_author(author, {mutation.row: mutation.id for mutation in mutations})
+    insert_rows(entity, [mutation.row for mutation in mutations], values, meanwhile)
+
+
+def insert_rows(
+    entity: Entity,
+    rows: Sequence[str],
+    values: Sequence[Mapping[str, Any]],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """Write new rows with these fields in wire form; the transaction's author is set already.
+
+    COPY is half the cost of an INSERT from JSON, and PostgreSQL writes the first rows while the last are sent.
     """
     defaults = checker(entity).defaults
     fixed = {name: default() for name, default in defaults.items() if not entity.callable_default(name)}
-    records = [{"id": mutation.row, **fixed, **fields} for mutation, fields in zip(mutations, values, strict=True)]
+    records = [{"id": row, **fixed, **fields} for row, fields in zip(rows, values, strict=True)]
     for name in defaults.keys() - fixed.keys():
         for record in records:
             record.setdefault(name, defaults[name]())
     columns = _columns(entity, ["id", *defaults])
     _in_copy_form(columns.values(), records)
     names = ", ".join(quote(column_of(column)) for column in columns.values())
-    set_author(author, {mutation.row: mutation.id for mutation in mutations})
     statement = block("push.sql", "copy_rows", table=entity.table, columns=names)
     with cursor() as bound, bound.copy(statement, writer=_BusyWriter(bound, meanwhile)) as copy:
         for row in map(itemgetter(*columns), records):
@@ -121,8 +134,25 @@ def _json(value: Any) -> str:
 
 
 def _update(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
-    """One statement for each set of fields. Amounts travel under the name of their field in an array of their own."""
-    for (fields, amounts), group in groupby(sorted(candidates, key=_shape), key=_shape):
+    if candidates:
+        set_author(author, {c.key.row: c.mutation.id for c in candidates})
+        update_rows(entity, [Change(c.key.row, c.values.fields, c.values.amounts) for c in candidates])
+
+
+class Change(NamedTuple):
+    """What one row gets: fields in wire form, and amounts that are added to its counters."""
+
+    row: str
+    fields: Mapping[str, Any]
+    amounts: Mapping[str, Any] = MappingProxyType({})
+
+
+def update_rows(entity: Entity, changes: Iterable[Change]) -> None:
+    """One statement for each set of fields; the transaction's author is set already.
+
+    Amounts travel under the name of their field in an array of their own.
+    """
+    for (fields, amounts), group in groupby(sorted(changes, key=_shape), key=_shape):
         same = list(group)
         touched = {name: default() for name, default in checker(entity).touched.items()}
         columns = _columns(entity, ["id", *fields, *touched, *amounts])
@@ -137,8 +167,12 @@ def _update(entity: Entity, candidates: Sequence[Candidate], author: str) -> Non
             assignments=", ".join(assignments),
             records=", ".join(_recordset(name, found) for name, found in (("given", given), ("added", added)) if found),
         )
-        records = [{"id": c.key.row, **c.values.fields, **touched} for c in same]
-        _execute(sql, same, author, given=records, added=[c.values.amounts for c in same])
+        records = {
+            "given": [{"id": c.row, **c.fields, **touched} for c in same],
+            "added": [dict(c.amounts) for c in same],
+        }
+        with cursor() as bound:
+            bound.execute(sql, {name: msgspec.json.encode(rows).decode() for name, rows in records.items()})
 
 
 def _delete(entity: Entity, candidates: Sequence[Candidate], author: str) -> None:
@@ -148,8 +182,8 @@ def _delete(entity: Entity, candidates: Sequence[Candidate], author: str) -> Non
         entity.model._default_manager.filter(pk__in=[c.key.row for c in candidates]).delete()
 
 
-def _shape(candidate: Candidate) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(sorted(candidate.values.fields)), tuple(sorted(candidate.values.amounts))
+def _shape(change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(sorted(change.fields)), tuple(sorted(change.amounts))
 
 
 def _columns(entity: Entity, names: Iterable[str]) -> dict[str, models.Field[Any, Any]]:
@@ -170,9 +204,3 @@ def _value(column: models.Field[Any, Any]) -> str:
 
 def _is_binary(column: models.Field[Any, Any]) -> bool:
     return isinstance(column, models.BinaryField)
-
-
-def _execute(sql: str, candidates: Sequence[Candidate], author: str, **records: Sequence[Any]) -> None:
-    set_author(author, {c.key.row: c.mutation.id for c in candidates})
-    with cursor() as bound:
-        bound.execute(sql, {name: msgspec.json.encode(rows).decode() for name, rows in records.items()})

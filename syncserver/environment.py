@@ -12,6 +12,16 @@ def text(name: str, default: str = "") -> str:
     return os.environ.get(name, default).strip()
 
 
+def number(name: str, default: float) -> float:
+    value = text(name)
+    if not value:
+        return default
+    try:
+        return float(value)
+    except ValueError:
+        raise SystemExit(f"{name} must be a number, not {value!r}.") from None
+
+
 def integer(name: str, default: int) -> int:
     value = text(name)
     if not value:

@@ -186,10 +186,20 @@ EMAIL_TIMEOUT = SYNC_ALERT_TIMEOUT_SECONDS
 DEFAULT_FROM_EMAIL = env.text("EMAIL_FROM", "syncserver@localhost")
 
 # --- The pre-existing system ---
+LEGACY_SYSTEMS = env.words("LEGACY_SYSTEMS", "legacy.mappings.tryton")  # modules that declare SYSTEMS
 LEGACY_URL = env.text("LEGACY_URL")
 LEGACY_DATABASE = env.text("LEGACY_DATABASE")
 LEGACY_USER = env.text("LEGACY_USER")
 LEGACY_PASSWORD = env.text("LEGACY_PASSWORD")
+# The safety stop (`legacy/safety.py`), each a share of the linked rows of a mapping, which may name its own.
+LEGACY_STOP_CHANGED_SHARE_MAX = env.number("LEGACY_STOP_CHANGED_SHARE_MAX", 0.5)
+LEGACY_STOP_DELETED_SHARE_MAX = env.number("LEGACY_STOP_DELETED_SHARE_MAX", 0.1)
+LEGACY_STOP_FAILED_SHARE_MAX = env.number("LEGACY_STOP_FAILED_SHARE_MAX", 0.2)  # of the records of a run
+LEGACY_STOP_RECORDS_MIN = 20  # so few are never too many
+LEGACY_HOPS_MAX = 3  # a system that gives back something else that often, with nobody's change between, is a loop
+# The circuit breaker: after so many runs in a row that did not reach a system, it is left alone for 1, 2, 4, … minutes.
+LEGACY_FAILURES_MAX = 3
+LEGACY_REST_MINUTES_MAX = 60
 
 # --- API ---
 REST_FRAMEWORK = {

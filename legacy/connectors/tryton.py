@@ -46,6 +46,7 @@ class Tryton:
         deletes="keys",
         locking="version",  # _timestamp of the record and its lists, checked by Tryton in the write's transaction
         idempotency="marker",
+        numeric_keys=True,
         whoami="res.user.get_preferences",
         writes=frozenset({"create", "update", "delete"}),
     )

@@ -9,11 +9,15 @@ from collections.abc import Mapping as Map
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings
+
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
-from legacy.connectors.tryton import Model
+from legacy.connectors.tryton import Model, Tryton
 from legacy.connectors.tryton_places import commands, look
 from legacy.connectors.tryton_rpc import Session, Values
+from legacy.convert import By
 from legacy.mapping import F, Mapping, Rows
+from legacy.systems import System
 
 FREIGHT = (
     "FREIGHT"  # the code of the service that stands for an order's freight: in Tryton freight is a line like others
@@ -46,9 +50,9 @@ EMPLOYEE = Mapping(
     Model("company.employee", touched_by=("party", "party.contact_mechanisms")),
     match="number",
     fields=(
-        F("number", "party.code", pull=employee_number),
-        F("first_name", "party.name", pull=first_name),
-        F("last_name", "party.name", pull=last_name),
+        F("number", "party.code", By(employee_number)),
+        F("first_name", "party.name", By(first_name)),
+        F("last_name", "party.name", By(last_name)),
         F("title", "party.contact_mechanisms[type=other,name=Title].value"),
         F("notes", "party.contact_mechanisms[type=other,name=Title].comment"),
         F("phone", "party.contact_mechanisms[type=phone].value"),
@@ -80,7 +84,7 @@ CUSTOMER = Mapping(
         before=complete_party,
     ),
     match="code",
-    both=True,
+    direction="both",
     fields=(
         F("code", "code", only="pull"),
         F("name", "name"),
@@ -104,8 +108,8 @@ CONTACT = Mapping(
     ),
     fields=(
         F("customer", "id", ref="customer"),
-        F("first_name", "addresses[].attn", pull=first_name),
-        F("last_name", "addresses[].attn", pull=last_name),
+        F("first_name", "addresses[].attn", By(first_name)),
+        F("last_name", "addresses[].attn", By(last_name)),
         F("title", "contact_mechanisms[type=other,name=Title].value"),
     ),
 )
@@ -116,8 +120,8 @@ def on_stock(tryton: Session) -> Values:
     return {"locations": tryton.search("stock.location", [["type", "=", "warehouse"]])}
 
 
-def not_for_sale(salable: bool, active: bool) -> bool:
-    return not (salable and active)
+def not_for_sale(salable_and_active: tuple[bool, bool]) -> bool:
+    return not all(salable_and_active)
 
 
 PRODUCT = Mapping(
@@ -138,7 +142,7 @@ PRODUCT = Mapping(
         F("quantity_per_unit", "description"),
         F("unit_price", "list_price_used"),
         F("units_in_stock", "quantity"),
-        F("discontinued", ("template.salable", "active"), pull=not_for_sale, joined=True),
+        F("discontinued", ("template.salable", "active"), By(not_for_sale)),
     ),
 )
 
@@ -218,16 +222,16 @@ ORDER = Mapping(
         buttons=BUTTONS,
     ),
     match="number",
-    both=True,
+    direction="both",
     fields=(
         F("number", "number", only="pull"),
         F("customer", "party", ref="customer"),
         F("employee", "quoted_by", ref="employee"),
-        F("status", "state", pull=STATES.get, push=str, late=True),
+        F("status", "state", By(STATES.get, str), late=True),
         F("ordered_on", ("sale_date", "quotation_date", "create_date")),
         F("required_on", "shipping_date"),
         F("shipped_on", "shipments[].effective_date", only="pull"),
-        F("freight", f"{FREIGHT_LINE}.base_price", push=unless_zero),
+        F("freight", f"{FREIGHT_LINE}.base_price", By(lambda amount: amount, unless_zero)),
         F("ship_name", "shipment_address.party_name"),
         F("ship_address", "shipment_address.street"),
         F("ship_city", "shipment_address.city"),
@@ -251,4 +255,10 @@ ORDER = Mapping(
     ),
 )
 
+
+def connect() -> Tryton:
+    return Tryton(settings.LEGACY_URL, settings.LEGACY_DATABASE, settings.LEGACY_USER, settings.LEGACY_PASSWORD)
+
+
 MAPPINGS = (EMPLOYEE, CUSTOMER, CONTACT, PRODUCT, ORDER)  # what is referred to comes before what refers to it
+SYSTEMS = (System("tryton", connect, MAPPINGS),)

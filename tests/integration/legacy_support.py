@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from entities.models import Customer, Order, OrderLine, Product
 from legacy.connector import Capabilities, Changed, Page, Record, Refused, Unreachable
+from legacy.convert import By
 from legacy.mapping import F, Rows
 from legacy.mapping import Mapping as Declared
 from legacy.models import Run
@@ -19,7 +20,7 @@ CUSTOMER = Declared(
     Customer,
     "party",
     match="code",
-    both=True,
+    direction="both",
     fields=(F("code", "code", only="pull"), F("name", "name"), F("city", "city"), F("phone", "phone")),
 )
 PRODUCT = Declared("product", Product, "item", match="code", fields=(F("code", "code"), F("name", "name")))
@@ -28,11 +29,11 @@ ORDER = Declared(
     Order,
     "sale",
     match="number",
-    both=True,
+    direction="both",
     fields=(
         F("number", "number", only="pull"),
         F("customer", "party", ref="customer"),
-        F("status", "state", pull=str, push=str, late=True),
+        F("status", "state", By(str, str), late=True),
         F("ordered_on", "day"),
         F("note", "note"),
     ),

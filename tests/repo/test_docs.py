@@ -20,7 +20,7 @@ def test_operating_lists_exactly_the_variables_that_are_read() -> None:
     read = set()
     for source in sources:
         text = source.read_text()
-        read |= set(re.findall(r"""(?:env\.)?(?:text|integer|flag|words)\(\s*"([A-Z_]+)\"""", text))
+        read |= set(re.findall(r"""(?:env\.)?(?:text|integer|number|flag|words)\(\s*"([A-Z_]+)\"""", text))
         read |= set(re.findall(r"\$\{([A-Z_]+):-", text))
     documented = set()
     for row in re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "docs" / "operating.md").read_text(), re.M):

@@ -1,0 +1,307 @@
+"""Records become rows: compared with what was agreed, merged with what we changed, written as a page.
+
+A page is written as a whole. Where the database or a validator refuses it, the records that are to blame are found and
+become dead letters; they hold nothing else up.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from django.db import DataError, IntegrityError, transaction
+from django.db.models import ProtectedError, RestrictedError
+
+from legacy.connector import Record
+from legacy.contact import first_contact
+from legacy.disputes import Stakes, keep_disputes, outranked
+from legacy.document import Document, Unmappable, changed, seen
+from legacy.exchange import Agreement, Exchange, Kind, described
+from legacy.exchange import Known as Linked
+from legacy.mapping import Mapping as Declared
+from legacy.merging import both_changed, differs, first_merged, merged
+from legacy.models import Cursor, Waiting
+from legacy.rows import Invalid, Plan, read, write
+
+PULL = Cursor.Direction.PULL.value
+PUSH = Cursor.Direction.PUSH.value
+PAGE_RECORDS = 500  # applied in one transaction
+NUL = "the character NUL, or half a character, which PostgreSQL cannot store"
+References = dict[tuple[str, str], str]  # (mapping, their key) → our row
+
+
+class Item(NamedTuple):
+    """A record on its way: as our document, and the row that it is or will be."""
+
+    record: Record
+    document: Document
+    row: str
+
+
+@dataclass
+class Planned(Stakes):
+    """What some records come to."""
+
+    left: list[Item] = field(default_factory=list)  # deleted here, and it stays so
+
+
+def apply(exchange: Exchange, mapping: Declared, records: Sequence[Record], counted: bool = True) -> None:
+    """Write what is new in the records, within the caller's transaction.
+
+    `counted`: whether it is part of what the run took over, and not the other end of something that it sent.
+    """
+    latest = list({record.key: record for record in records}.values())
+    linked = exchange.known(mapping.name, [record.key for record in latest])
+    items = _items(exchange, mapping, latest, linked)
+    _apply(exchange, mapping, items, linked, counted)
+
+
+def _items(exchange: Exchange, mapping: Declared, records: list[Record], linked: Mapping[str, Linked]) -> list[Item]:
+    """The records as documents of our rows. What is unclear, or cannot be mapped, is put aside."""
+    rows, unclear = first_contact(exchange, mapping, [record for record in records if record.key not in linked])
+    rows |= {key: known.row for key, known in linked.items()}
+    known = _references(exchange, mapping, records, rows)
+
+    def refer(name: str, key: str) -> str:
+        if (name, key) in known:
+            return known[name, key]
+        raise Unmappable(f"the {name} {key} that it refers to is not among those that are taken over")
+
+    items = []
+    for record in records:
+        if candidates := unclear.get(record.key):
+            told = f"It may be {'this row' if len(candidates) == 1 else f'one of {len(candidates)} rows'} of ours."
+            exchange.bury(mapping, PULL, record.key, told, record.values, Kind.UNCLEAR, candidates)
+            continue
+        try:
+            items.append(Item(record, mapping.ours(record.values, refer), rows[record.key]))
+        except Unmappable as error:
+            exchange.bury(mapping, PULL, record.key, error, storable(record.values))
+    return items
+
+
+def _references(exchange: Exchange, mapping: Declared, records: list[Record], rows: Mapping[str, str]) -> References:
+    """Our rows for the records, for what they refer to and what belongs to them; new ones get their id here."""
+    wanted = {at for record in records for at in references_in(mapping, record)}
+    known: References = exchange.rows_of(wanted) if wanted else {}
+    known |= {(mapping.name, key): row for key, row in rows.items()}
+    if part := mapping.rows:
+        members = {(part.name, str(row["id"])) for record in records for row in record.values[part.place]}
+        known |= {at: str(uuid4()) for at in members} | exchange.rows_of(members)
+    return known
+
+
+def references_in(mapping: Declared, record: Record) -> set[tuple[str, str]]:
+    """The (mapping, their key) of everything that a record refers to."""
+    part = mapping.rows
+    lines = [(line, record.values) for line in mapping.fields if line.ref and line.only != "push"]
+    if part:
+        lines += [(line, row) for row in record.values[part.place] for line in part.fields if line.ref]
+    found = {
+        (line.ref, next((v for place in line.places if (v := values.get(place)) not in (None, "")), None))
+        for line, values in lines
+    }
+    return {(name, str(value)) for name, value in found if value is not None}
+
+
+def _apply(
+    exchange: Exchange, mapping: Declared, items: list[Item], linked: Mapping[str, Linked], counted: bool
+) -> None:
+    if not items:
+        return None
+    try:
+        with transaction.atomic():
+            planned = plan(exchange, mapping, items, linked)
+            if exchange.pretend:
+                return _pretend(exchange, mapping, items, planned)
+            write(mapping, [each for each in planned.plans if each.changes or not each.now])
+            keep_disputes(exchange, mapping, planned)
+            _agree(exchange, mapping, items, planned, linked)
+    except Invalid as invalid:
+        bad = [item for item in items if _is_to_blame(mapping, item, invalid)] or items
+        for item in bad:
+            exchange.bury(mapping, PULL, item.record.key, invalid, storable(item.record.values))
+        return _apply(exchange, mapping, [item for item in items if item not in bad], linked, counted)
+    except (IntegrityError, DataError, ProtectedError, RestrictedError) as error:
+        if len(items) == 1:
+            return exchange.bury(mapping, PULL, items[0].record.key, error, storable(items[0].record.values))
+        middle = len(items) // 2
+        _apply(exchange, mapping, items[:middle], linked, counted)
+        return _apply(exchange, mapping, items[middle:], linked, counted)
+    if counted:
+        _count(exchange, mapping, len(items), planned.plans)
+    return exchange.settle(mapping, PULL, [item.record.key for item in items])
+
+
+def _is_to_blame(mapping: Declared, item: Item, invalid: Invalid) -> bool:
+    members: Mapping[str, Any] = item.document[mapping.rows.place] if mapping.rows else {}
+    return item.row in invalid.errors or not invalid.errors.keys().isdisjoint(members)
+
+
+def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: Mapping[str, Linked]) -> Planned:
+    """What is new in the records, with their rows locked, and what becomes of fields that both sides changed."""
+    keys = [item.record.key for item in items if item.record.key in linked]
+    planned = Planned(agreed=exchange.agreed(mapping.name, keys))
+    theirs = {item.row: item.document for item in items}
+    now = read(mapping, [item.row for item in items], lock=not exchange.pretend)
+    base = {item.row: planned.agreed.get(item.record.key) for item in items}
+    overlaps = {
+        row: found
+        for row, ours in now.items()
+        if (agreed := base[row]) is not None and (found := both_changed(mapping, agreed, theirs[row], ours.document)[1])
+    }
+    ranked = outranked(exchange, mapping, overlaps)
+    for item in items:
+        agreed, ours = base[item.row], now.get(item.row)
+        key, document = item.record.key, item.document
+        if agreed is not None and ours is None and not _comes_back(mapping, agreed, document):
+            planned.left.append(item)
+        elif ours is None:
+            whole = (agreed or {}) | document
+            planned.plans.append(
+                Plan(key, item.row, whole, {n: v for n, v in whole.items() if n in mapping.pulled}, None)
+            )
+        else:
+            result = (
+                first_merged(mapping, document, ours.document)
+                if agreed is None
+                else merged(mapping, agreed, document, ours.document, ranked.get(item.row, ()))
+            )
+            planned.plans.append(Plan(key, item.row, document, result.write, ours))
+            if result.disputes:
+                planned.disputes[item.row] = result.disputes
+    return planned
+
+
+def plan_waiting(exchange: Exchange, mapping: Declared) -> int:
+    """How many rows the records that wait would change, by the page and without writing anything."""
+    changes, last = 0, 0
+    while page := waiting(exchange, mapping, last, gone=False):
+        last = page[-1].pk
+        linked = exchange.known(mapping.name, [each.key for each in page])
+        records = [Record(each.key, each.values or {}) for each in page if each.key in linked]
+        rows = {key: known.row for key, known in linked.items()}
+        known = _references(exchange, mapping, records, rows)
+        items = [Item(r, d, rows[r.key]) for r in records if (d := _mapped(mapping, r, known)) is not None]
+        with transaction.atomic():
+            changes += sum(1 for each in plan(exchange, mapping, items, linked).plans if each.changes)
+    return changes
+
+
+def _mapped(mapping: Declared, record: Record, known: References) -> Document | None:
+    with suppress(Unmappable):
+        return mapping.ours(record.values, lambda name, key: known.get((name, key), ""))
+    return None
+
+
+def waiting(exchange: Exchange, mapping: Declared, after: int, gone: bool) -> list[Waiting]:
+    """A page of what waits, in the order in which it was first read."""
+    found = Waiting.objects.filter(system=exchange.system, mapping=mapping.name, gone=gone, pk__gt=after)
+    return list(found.order_by("pk")[:PAGE_RECORDS])
+
+
+def _comes_back(mapping: Declared, agreed: Document, document: Document) -> bool:
+    """Whether a row that was deleted here is made again: they have edited it since, and edits win over deletes."""
+    return mapping.deletes in ("push", "both") and bool(changed(agreed, document))
+
+
+def _agree(
+    exchange: Exchange, mapping: Declared, items: Sequence[Item], planned: Planned, linked: Mapping[str, Linked]
+) -> None:
+    """Remember that both sides look like this now."""
+    records = {item.record.key: item.record for item in items}
+    forgotten = {name for line in mapping.fields if line.absent == "ignore" for name in mapping.wire_names(line)}
+    agreements = []
+    for each in planned.plans:
+        before = planned.agreed.get(each.key, {})
+        agreed = {n: v for n, v in before.items() if n in each.document or n not in forgotten} | each.document
+        agreements.append(Agreement(each.key, each.row, agreed, _seen(mapping, records[each.key])))
+    agreements += [
+        Agreement(item.record.key, item.row, planned.agreed[item.record.key], _seen(mapping, item.record))
+        for item in planned.left
+    ]
+    exchange.link(mapping.name, agreements, linked)
+    if part := mapping.rows:
+        members = [
+            Agreement(str(row["id"]), member, {}, "", each.row)
+            for each in planned.plans
+            for row, member in zip(records[each.key].values[part.place], each.document[part.place], strict=True)
+        ]
+        exchange.unlink(part.name, [each.row for each in planned.plans], but=[each.key for each in members])
+        exchange.link(part.name, members, exchange.known(part.name, [each.key for each in members]))
+
+
+def _seen(mapping: Declared, record: Record) -> str:
+    return seen(mapping.fingerprint, record.values)
+
+
+def _pretend(exchange: Exchange, mapping: Declared, items: Sequence[Item], planned: Planned) -> None:
+    for each in planned.plans:
+        exchange.pretended[mapping.name, each.key] = each.row
+        if each.changes:
+            now = each.now.document if each.now else None
+            exchange.show(described(f"{mapping.name} {each.key}", each.changes, now))
+    _count(exchange, mapping, len(items), planned.plans)
+
+
+def _count(exchange: Exchange, mapping: Declared, records: int, plans: Sequence[Plan]) -> None:
+    for each in plans:
+        exchange.count(mapping, "created" if not each.now else "updated" if each.changes else "unchanged")
+    exchange.count(mapping, "unchanged", records - len(plans))
+
+
+def delete(exchange: Exchange, mapping: Declared, keys: Collection[str]) -> None:
+    """Delete the rows of records that are gone, within the caller's transaction. One that is there after all stays.
+
+    A row that was changed here since is not deleted: they get it back with the next push, as edits win over deletes.
+    """
+    if not keys:
+        return None
+    if exchange.connector.capabilities.fetches:
+        keys = set(keys) - {record.key for record in exchange.connector.fetch(mapping.source, mapping.places, keys)}
+    linked = exchange.known(mapping.name, list(keys))
+    agreed = exchange.agreed(mapping.name, list(linked))
+    rows = {known.row: key for key, known in linked.items()}
+    now = read(mapping, list(rows), lock=not exchange.pretend)
+    edited = {row for row, ours in now.items() if mapping.both and differs(mapping, ours.document, agreed[rows[row]])}
+    if exchange.pretend:
+        for row in now.keys() - edited:
+            exchange.show(f"{mapping.name} {rows[row]}: deleted there, would be deleted here")
+        return exchange.count(mapping, "deleted", len(now.keys() - edited))
+    exchange.forget(mapping, edited | (rows.keys() - now.keys()))
+    return _delete(exchange, mapping, {row: rows[row] for row in now.keys() - edited})
+
+
+def _delete(exchange: Exchange, mapping: Declared, rows: Mapping[str, str]) -> None:
+    """Delete rows, and halve them where something that refers to one of them keeps it."""
+    if not rows:
+        return
+    try:
+        with transaction.atomic():
+            mapping.model._default_manager.filter(pk__in=list(rows)).delete()
+            exchange.forget(mapping, list(rows))
+    except (ProtectedError, RestrictedError, IntegrityError) as error:
+        if len(rows) == 1:
+            ((_, key),) = rows.items()
+            kept = f"It was deleted there, and other rows here refer to it: {error.args[0]}"
+            exchange.bury(mapping, PULL, key, kept, {})
+            return
+        names = sorted(rows)
+        for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+            _delete(exchange, mapping, {row: rows[row] for row in half})
+        return
+    exchange.count(mapping, "deleted", len(rows))
+    exchange.settle(mapping, PULL, list(rows.values()))
+
+
+def storable(values: Any) -> Any:
+    """Values with a mark in the place of what cannot be kept."""
+    match values:
+        case str():
+            return values.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+        case list():
+            return [storable(each) for each in values]
+        case dict():
+            return {name: storable(each) for name, each in values.items()}
+    return values

@@ -1,0 +1,101 @@
+"""First contact: which of our rows an unknown record is, where both sides had data before they were ever linked."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from django.db import models
+from django.db.models.functions import Lower, Trim
+
+from legacy.connector import Record
+from legacy.document import Unmappable
+from legacy.exchange import Exchange
+from legacy.mapping import Mapping as Declared
+from legacy.mapping import Same, attname
+from legacy.models import DeadLetter
+
+CANDIDATES_MAX = 20  # that a person is shown
+
+
+class _Letters(models.Func):
+    """The letters and digits of a text: `legacy.document.natural` in SQL."""
+
+    function = "regexp_replace"
+    template = "regexp_replace(lower(%(expressions)s), '[^[:alnum:]]+', '', 'g')"
+    output_field = models.TextField()
+
+
+def first_contact(
+    exchange: Exchange, mapping: Declared, records: Sequence[Record]
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The row of each record that is surely known or surely new, by key; and of the others the rows that it may be.
+
+    A record that we made and whose row is gone (our database was restored) gets the id back that devices know it by.
+    Raises nothing: what has no natural key is new.
+    """
+    rows = {record.key: record.marker.removeprefix("sync:") or str(uuid4()) for record in records}
+    unclear: dict[str, list[str]] = {}
+    told = _told(exchange, mapping, records)
+    waiting = {record.key: record for record in records if record.key not in told}
+    for same in mapping.matches if waiting else ():
+        keys = _keys(mapping, same, waiting.values())
+        free = _free(exchange, mapping, same, set(keys.values()))
+        twice = Counter(keys.values())
+        for key, value in keys.items():
+            candidates = free.get(value, [])
+            if len(candidates) == 1 and twice[value] == 1 and same.sure:
+                rows[key] = candidates[0]
+            elif candidates:
+                unclear[key] = candidates[:CANDIDATES_MAX]
+            else:
+                continue
+            waiting.pop(key)
+    rows |= {key: row for key, row in told.items() if row}
+    return {key: row for key, row in rows.items() if key not in unclear}, unclear
+
+
+def _told(exchange: Exchange, mapping: Declared, records: Sequence[Record]) -> dict[str, str]:
+    """What a person said of records that were unclear: the row, or nothing for a new one."""
+    if not mapping.matches:
+        return {}
+    letters = DeadLetter.objects.filter(
+        system=exchange.system,
+        mapping=mapping.name,
+        direction="pull",
+        key__in=[r.key for r in records],
+        said__isnull=False,
+    )
+    return {letter.key: letter.said or "" for letter in letters}
+
+
+def _keys(mapping: Declared, same: Same, records: Any) -> dict[str, str]:
+    """The natural key of each record that has one."""
+    read = mapping.readers[attname(mapping.model, same.field)]
+    found = {}
+    for record in records:
+        try:
+            value = read(record.values, _no_reference)
+        except Unmappable:
+            continue
+        if isinstance(value, str | int) and (key := same.key(value)):
+            found[record.key] = key
+    return found
+
+
+def _free(exchange: Exchange, mapping: Declared, same: Same, values: set[str]) -> Mapping[str, list[str]]:
+    """Our rows with one of these natural keys that are linked to nothing in this system yet."""
+    name = attname(mapping.model, same.field)
+    by: dict[str, Any] = {"exact": models.F(name), "folded": Lower(Trim(name)), "letters": _Letters(name)}
+    found = mapping.model._default_manager.annotate(natural_key=by[same.by]).filter(natural_key__in=values)
+    pairs = [(str(row), same.key(value)) for row, value in found.values_list("pk", "natural_key")]
+    taken = {str(link.row) for link in exchange.links_of(mapping.name, [row for row, _ in pairs])}
+    free = defaultdict(list)
+    for row, value in pairs:
+        if row not in taken:
+            free[value].append(row)
+    return free
+
+
+def _no_reference(mapping: str, key: str) -> str:
+    raise Unmappable(f"a natural key cannot be a reference (to the {mapping} {key})")

@@ -1,0 +1,81 @@
+"""Print a system's mappings as tables, with what they make of real records: `manage.py legacy_check --help`."""
+
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from legacy.check import check_against
+from legacy.connector import Connector, Misconfigured, Record, Unreachable
+from legacy.document import Unmappable
+from legacy.mapping import F, Mapping
+from legacy.systems import declared, system
+
+WIDTH_WITHOUT_TERMINAL = 160  # characters
+VALUE_CHARS_MAX = 40
+
+
+class Command(BaseCommand):
+    help = "Check the mappings of a system, and print them as tables with an example from both sides. Writes nothing."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        names = [each.name for each in declared()]
+        parser.add_argument("--system", default=names[0], choices=names, help=f"which one (default: {names[0]})")
+        parser.add_argument("--offline", action="store_true", help="do not ask the system for examples")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+        try:
+            found = system(options["system"])
+            connector = None if options["offline"] else found.connect()
+            if connector:
+                console.print(f"{found.name}: signed in as {connector.open()}")
+            for mapping in found.mappings:
+                console.print(_table(mapping, connector))
+            if connector:
+                connector.close()
+        except Misconfigured as error:
+            raise CommandError(str(error), returncode=3) from None
+        except Unreachable as error:
+            raise CommandError(f"{error}\n--offline checks without the system.", returncode=2) from None
+
+
+def _table(mapping: Mapping, connector: Connector | None) -> Table:
+    title = f"{mapping.name}: {mapping.direction}, {mapping.mode}, {mapping.wins} wins, deletes {mapping.deletes}"
+    table = Table("ours", "", "theirs", "how", *(("their example", "ours of it") if connector else ()), title=title)
+    record = None
+    if connector:
+        check_against(mapping, connector.capabilities)
+        record = next(iter(connector.changes(mapping.source, mapping.places, {}).records), None)
+    for line in mapping.fields:
+        examples = map(escape, _examples(mapping, line, record)) if connector else ()
+        table.add_row(*_row(mapping, line), *examples)
+    if mapping.rows:
+        for line in mapping.rows.fields:
+            table.add_row(f"{mapping.rows.name}.{line.ours}", *_row(mapping, line)[1:])
+    return table
+
+
+def _row(mapping: Mapping, line: F) -> tuple[str, str, str, str]:
+    arrow = {"pull": "←", "push": "→"}.get(line.only, "↔" if mapping.both else "←")
+    how = str(line.how) if line.how else f"the row of {line.ref}" if line.ref else ""
+    return ", ".join(line.names), arrow, escape(", ".join(line.places)), escape(how)
+
+
+def _examples(mapping: Mapping, line: F, record: Record | None) -> tuple[str, str]:
+    if record is None:
+        return "(no record)", ""
+    theirs = ", ".join(_short(record.values.get(place, "(absent)")) for place in line.places)
+    try:
+        ours = mapping.ours(record.values, lambda name, key: f"the {name} {key}")
+    except Unmappable as error:
+        return theirs, f"cannot be mapped: {error}"
+    return theirs, ", ".join(_short(ours.get(name, "(not taken over)")) for name in mapping.wire_names(line))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= VALUE_CHARS_MAX else text[: VALUE_CHARS_MAX - 1] + "…"

@@ -1,0 +1,55 @@
+"""The safety stop: what a run may do to our rows without a person who says `--force`."""
+
+from django.conf import settings
+
+from legacy.apply import plan_waiting
+from legacy.exchange import SQL, Exchange, Stopped
+from legacy.mapping import Mapping
+from sync.sql import block, cursor
+
+
+def guard(exchange: Exchange, mapping: Mapping) -> None:
+    """Raises Stopped where what waits would delete or change more than the mapping's share of the linked rows.
+
+    Nothing was written yet, and what was read goes on waiting: a run with `--force` carries it out.
+    """
+    if exchange.force or exchange.pretend:
+        return
+    with cursor() as bound:
+        at = {"system": exchange.system, "mapping": mapping.name}
+        row = bound.execute(block(SQL, "waiting"), at).fetchone()
+    gone, known, linked = row or (0, 0, 0)
+    share = _share(mapping.stop_deleted_share, settings.LEGACY_STOP_DELETED_SHARE_MAX)
+    if gone and (gone == linked or gone > _allowed(share, linked)):
+        raise Stopped(_told(exchange, mapping, gone, linked, "delete"))
+    allowed = _allowed(_share(mapping.stop_changed_share, settings.LEGACY_STOP_CHANGED_SHARE_MAX), linked)
+    if known > allowed and (changes := plan_waiting(exchange, mapping)) > allowed:
+        raise Stopped(_told(exchange, mapping, changes, linked, "change"))
+
+
+def guard_failures(exchange: Exchange, mapping: Mapping, records: int) -> None:
+    """Raises Stopped where more of the records than the mapping's share have failed."""
+    failed = exchange.counts[mapping.name].get("failed", 0)
+    share = _share(mapping.stop_failed_share, settings.LEGACY_STOP_FAILED_SHARE_MAX)
+    if failed > _allowed(share, records) and not exchange.force and not exchange.pretend:
+        raise Stopped(
+            f"{failed} of the first {records} records of {mapping.name} failed. See the dead letters; "
+            f"sync_legacy --system {exchange.system} --force goes on all the same.",
+            undo=mapping.undo_failed,
+        )
+
+
+def _share(own: float | None, default: float) -> float:
+    return default if own is None else own
+
+
+def _allowed(share: float, rows: int) -> float:
+    """So few are never too many: in a small table every change is a large share."""
+    return max(settings.LEGACY_STOP_RECORDS_MIN, share * rows)
+
+
+def _told(exchange: Exchange, mapping: Mapping, records: int, linked: int, what: str) -> str:
+    return (
+        f"This would {what} {records} of {linked} linked rows of {mapping.name}. If that is right, "
+        f"sync_legacy --system {exchange.system} --force does it; sync_legacy --dry-run shows what."
+    )
