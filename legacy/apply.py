@@ -8,13 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from django.db import DataError, IntegrityError, transaction
 from django.db.models import ProtectedError, RestrictedError
 
 from legacy.connector import Record
-from legacy.contact import first_contact
+from legacy.contact import first_contact, new_ids
 from legacy.disputes import Stakes, keep_disputes, outranked
 from legacy.document import Document, Unmappable, changed, seen
 from legacy.exchange import Agreement, Exchange, Kind, described
@@ -37,6 +36,7 @@ class Item(NamedTuple):
     record: Record
     document: Document
     row: str
+    known: bool  # whether the row may be there already
 
 
 @dataclass
@@ -59,7 +59,10 @@ def apply(exchange: Exchange, mapping: Declared, records: Sequence[Record], coun
 
 def _items(exchange: Exchange, mapping: Declared, records: list[Record], linked: Mapping[str, Linked]) -> list[Item]:
     """The records as documents of our rows. What is unclear, or cannot be mapped, is put aside."""
-    rows, unclear = first_contact(exchange, mapping, [record for record in records if record.key not in linked])
+    fresh = [record for record in records if record.key not in linked]
+    rows = {record.key: id for record, id in zip(fresh, new_ids(len(fresh)), strict=True)}
+    matched, unclear = first_contact(exchange, mapping, fresh)
+    rows |= matched
     rows |= {key: known.row for key, known in linked.items()}
     known = _references(exchange, mapping, records, rows)
 
@@ -75,7 +78,8 @@ def _items(exchange: Exchange, mapping: Declared, records: list[Record], linked:
             exchange.bury(mapping, PULL, record.key, told, record.values, Kind.UNCLEAR, candidates)
             continue
         try:
-            items.append(Item(record, mapping.ours(record.values, refer), rows[record.key]))
+            document = mapping.ours(record.values, refer)
+            items.append(Item(record, document, rows[record.key], record.key in matched or record.key in linked))
         except Unmappable as error:
             exchange.bury(mapping, PULL, record.key, error, storable(record.values))
     return items
@@ -88,7 +92,7 @@ def _references(exchange: Exchange, mapping: Declared, records: list[Record], ro
     known |= {(mapping.name, key): row for key, row in rows.items()}
     if part := mapping.rows:
         members = {(part.name, str(row["id"])) for record in records for row in record.values[part.place]}
-        known |= {at: str(uuid4()) for at in members} | exchange.rows_of(members)
+        known |= dict(zip(members, new_ids(len(members)), strict=True)) | exchange.rows_of(members)
     return known
 
 
@@ -144,7 +148,9 @@ def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: M
     keys = [item.record.key for item in items if item.record.key in linked]
     planned = Planned(agreed=exchange.agreed(mapping.name, keys))
     theirs = {item.row: item.document for item in items}
-    now = read(mapping, [item.row for item in items], lock=not exchange.pretend)
+    # A row that was just given its id is not there yet, and needs no look.
+    there = [item.row for item in items if item.known]
+    now = read(mapping, there, lock=not exchange.pretend) if there else {}
     base = {item.row: planned.agreed.get(item.record.key) for item in items}
     overlaps = {
         row: found
@@ -183,7 +189,7 @@ def plan_waiting(exchange: Exchange, mapping: Declared) -> int:
         records = [Record(each.key, each.values or {}) for each in page if each.key in linked]
         rows = {key: known.row for key, known in linked.items()}
         known = _references(exchange, mapping, records, rows)
-        items = [Item(r, d, rows[r.key]) for r in records if (d := _mapped(mapping, r, known)) is not None]
+        items = [Item(r, d, rows[r.key], True) for r in records if (d := _mapped(mapping, r, known)) is not None]
         with transaction.atomic():
             changes += sum(1 for each in plan(exchange, mapping, items, linked).plans if each.changes)
     return changes

@@ -1,9 +1,10 @@
 """First contact: which of our rows an unknown record is, where both sides had data before they were ever linked."""
 
+import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 from django.db import models
 from django.db.models.functions import Lower, Trim
@@ -29,12 +30,12 @@ class _Letters(models.Func):
 def first_contact(
     exchange: Exchange, mapping: Declared, records: Sequence[Record]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The row of each record that is surely known or surely new, by key; and of the others the rows that it may be.
+    """The row of each record that is surely one of ours, by key; and of the unclear ones the rows that each may be.
 
-    A record that we made and whose row is gone (our database was restored) gets the id back that devices know it by.
-    Raises nothing: what has no natural key is new.
+    What is in neither is new. A record that we made and whose row is gone (our database was restored) gets the id back
+    that devices know it by.
     """
-    rows = {record.key: record.marker.removeprefix("sync:") or str(uuid4()) for record in records}
+    rows = {record.key: record.marker.removeprefix("sync:") for record in records if record.marker}
     unclear: dict[str, list[str]] = {}
     told = _told(exchange, mapping, records)
     waiting = {record.key: record for record in records if record.key not in told}
@@ -51,8 +52,14 @@ def first_contact(
             else:
                 continue
             waiting.pop(key)
-    rows |= {key: row for key, row in told.items() if row}
-    return {key: row for key, row in rows.items() if key not in unclear}, unclear
+    return rows | {key: row for key, row in told.items() if row}, unclear
+
+
+def new_ids(count: int) -> list[str]:
+    """Ids of rows made together (UUID version 7): they begin with the time, so they stay together in an index."""
+    head = f"{time.time_ns() // 1_000_000:012x}"
+    tails = (os.urandom(10).hex() for _ in range(count))
+    return [f"{head[:8]}-{head[8:]}-7{t[:3]}-{'89ab'[int(t[3], 16) & 3]}{t[4:7]}-{t[7:19]}" for t in tails]
 
 
 def _told(exchange: Exchange, mapping: Declared, records: Sequence[Record]) -> dict[str, str]:

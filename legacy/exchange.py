@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
+import msgspec
 from django.db import transaction
 from django.utils import timezone
 
@@ -126,7 +127,7 @@ class Exchange:
             return {}
         with cursor() as bound:
             found = bound.execute(block(SQL, "agreed"), self._at(mapping, keys=list(keys)))
-            return {key: json.loads(agreed) for key, agreed in found}
+            return {key: msgspec.json.decode(agreed) for key, agreed in found}
 
     def links_of(self, mapping: str, rows: Collection[Any]) -> list[Link]:
         return list(Link.objects.filter(system=self.system, mapping=mapping, row__in=rows))
@@ -151,13 +152,13 @@ class Exchange:
         if fresh:
             with cursor() as bound, bound.copy(block(SQL, "copy_links")) as copy:
                 for key, row, document, seen, parent, _ in fresh:
-                    copy.write_row((self.system, mapping, key, row, json.dumps(document), seen, parent))
+                    copy.write_row((self.system, mapping, key, row, _encode(document), seen, parent))
         old = [
             {"key": e.key, "agreed": e.document, "seen": e.seen, "hops": e.hops} for e in agreements if e.key in linked
         ]
         if old:
             with cursor() as bound:
-                bound.execute(block(SQL, "agree"), self._at(mapping, links=json.dumps(old)))
+                bound.execute(block(SQL, "agree"), self._at(mapping, links=_encode(old)))
 
     def unlink(self, mapping: str, parents: Collection[str], but: Collection[str]) -> None:
         """Forget what belonged to these rows and does not any more."""
@@ -244,12 +245,15 @@ class Exchange:
     def settle(self, mapping: Mapping, direction: str, keys: Collection[str]) -> None:
         """These went well: what failed of them before is history."""
         if keys and not self.pretend:
-            self._letters(mapping, direction).filter(key__in=keys).delete()
+            with cursor() as bound:
+                at = self._at(mapping.name, direction=direction, keys=list(keys))
+                bound.execute(block(SQL, "settle"), at)
 
     def put_aside(self, mapping: Mapping, direction: str, keys: Collection[str]) -> set[str]:
         """Those of the keys that wait for a person, who is not overtaken by the next run."""
-        letters = self._letters(mapping, direction).filter(key__in=keys, next_at=None)
-        return set(letters.values_list("key", flat=True))
+        with cursor() as bound:
+            at = self._at(mapping.name, direction=direction, keys=list(keys))
+            return {key for (key,) in bound.execute(block(SQL, "put_aside"), at)}
 
     def _letters(self, mapping: Mapping, direction: str) -> "Any":
         return DeadLetter.objects.filter(system=self.system, mapping=mapping.name, direction=direction)
@@ -260,6 +264,11 @@ def described(name: str, changes: Document, now: Document | None) -> str:
     if now is None:
         return f"{name}: new: " + ", ".join(f"{key} {value!r}" for key, value in changes.items() if value)
     return f"{name}: " + ", ".join(f"{key} {now.get(key)!r} → {value!r}" for key, value in changes.items())
+
+
+def _encode(value: Any) -> str:
+    """Plain JSON, of what is in its wire form already."""
+    return msgspec.json.encode(value).decode()
 
 
 def as_json(value: Any) -> str:

@@ -19,6 +19,17 @@ UPDATE legacy_link l SET agreed = v.agreed, seen = v.seen, agreed_at = now(), ho
 FROM json_to_recordset(%(links)s::json) AS v(key text, agreed jsonb, seen text, hops int)
 WHERE l.system = %(system)s AND l.mapping = %(mapping)s AND l.key = v.key
 
+-- name: settle
+-- These went well: what failed of them before is history.
+DELETE FROM legacy_deadletter
+WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s)
+
+-- name: put_aside
+-- Those of the keys that wait for a person, who is not overtaken by the next run.
+SELECT key FROM legacy_deadletter
+WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s)
+  AND next_at IS NULL
+
 -- name: wait
 -- A record that changed again before it was applied is applied once, as it is now, in its first place.
 INSERT INTO legacy_waiting (system, mapping, key, values, marker, gone)
