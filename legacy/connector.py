@@ -76,6 +76,9 @@ class Page:
     cursor: dict[str, Any]
     more: bool
     gone: list[str] = field(default_factory=list)  # keys of records that were deleted, where the system shows that
+    # Where `deletes` is "pass", at the end of one: whether it told every record, so that what it lacked is gone.
+    # None: it did if it began at the beginning.
+    whole: bool | None = None
 
 
 class Connector(Protocol):

@@ -42,21 +42,22 @@ def pull(exchange: Exchange, mapping: Mapping) -> None:
 def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
     """One pass: what is news waits, or is written at once where there is nothing yet."""
     direct = not at.state and not exchange.pretend and not mapping.model._default_manager.exists()
+    noting = exchange.connector.capabilities.deletes == "pass" and _takes_deletes(mapping)
     if not at.midway:
-        at.whole = not at.state and exchange.connector.capabilities.deletes == "pass" and _takes_deletes(mapping)
-        if at.whole:
+        at.whole = not at.state
+        if noting:
             _keys_begin(exchange, mapping)
     count, more = 0, True
     while more:
         page = exchange.connector.changes(mapping.source, mapping.places, at.state)
         at.state, at.midway = page.cursor, page.more
         more = page.more
-        if at.whole:
+        if noting:
             _keys_add(exchange, mapping, [record.key for record in page.records])
         _take_page(exchange, mapping, page.records, page.gone, at, direct)
         count += len(page.records)
         exchange.tell(f"{mapping.name} from {exchange.system}", count)
-    if at.whole:
+    if noting and (at.whole if page.whole is None else page.whole):
         _hold_missing(exchange, mapping, at)
 
 
