@@ -97,6 +97,8 @@ class Tryton:
             after = found[-1]
 
     def find(self, source: Model, marker: str) -> str | None:
+        if not source.marker:
+            return None
         at = spot(source.marker)
         path = f"{at.among}.{at.leaf}" if at.among else at.leaf
         found = self.session.search(source.name, [*source.only, [path, "=", marker]], limit=2, hidden=True)
@@ -125,6 +127,16 @@ class Tryton:
     def delete(self, source: Model, record: Record) -> None:
         context = {"_timestamp": stamps(record.version, source.name, self.session.relation)}
         self.session.call(source.name, "delete", [int(record.key)], context=context)
+
+    def sample_stamps(self, source: Model, limit: int) -> list[dt.datetime | None]:
+        """When the newest records changed, as `legacy.probe` asks."""
+        newest = [[*source.only], 0, limit, [["id", "DESC"]], [*STAMPS]]
+        found = self.session.call(source.name, "search_read", *newest, context=HIDDEN)
+        stamps = (next((row[name] for name in STAMPS if row[name]), None) for row in found)
+        return [stamp and stamp.replace(tzinfo=dt.UTC) for stamp in stamps]
+
+    def their_clock(self) -> dt.datetime | None:
+        return self.session.clock()
 
     def _newest(self, source: Model) -> str | None:
         """The newest stamp now among all that makes a record change: by Tryton's clock, whatever ours says."""
