@@ -6,9 +6,7 @@ The first start installs Tryton and loads it (about a minute); it is kept in `.e
 import csv
 import datetime as dt
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,29 +30,13 @@ from legacy.models import DeadLetter, Link, Run
 from legacy.runs import run
 from legacy.systems import System, system
 from sync.models import History
+from tests.acceptance.erp_support import Erp, command_environment
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 WITHOUT_ORDERS = MAPPINGS[:-1]
 # Northwind's last thirty orders and what comes after them: reading all 830 takes seconds.
 LATEST = (*WITHOUT_ORDERS, replace(ORDER, source=replace(ORDER.source, only=(("id", ">", 800),))))
 NORTHWIND = settings.BASE_DIR / "data" / "northwind"
-
-
-class Erp:
-    """A Tryton of this test session, with its own database and port."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.environment = os.environ | {"SYNC_DATA_DIR": str(folder)}
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def do(self, *command: str) -> None:
-        program = settings.BASE_DIR / "script" / "erp"
-        subprocess.run([program, *command], env=self.environment, check=True, capture_output=True, text=True)
-
-    def start(self) -> None:
-        self.do("start", "--port", str(self.port))
 
 
 @pytest.fixture(scope="module")
@@ -302,13 +283,7 @@ def test_records_made_in_one_transaction_share_a_stamp_and_none_is_lost_between_
 
 
 def test_command_killed_midway_is_finished_by_the_next(erp: Erp) -> None:
-    environment = os.environ | {
-        "LEGACY_URL": erp.url,
-        "LEGACY_DATABASE": "northwind",
-        "LEGACY_USER": "admin",
-        "LEGACY_PASSWORD": "northwind",
-        "DATABASE_URL": _database_url(),
-    }
+    environment = command_environment(erp)
     command = [sys.executable, "manage.py", "sync_legacy"]
     process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -362,8 +337,3 @@ def test_wrong_configuration_exits_3_and_a_system_that_is_down_2(
         call_command("sync_legacy", json=True)
     assert ended.value.code == code
     assert word in json.loads(capsys.readouterr().out)["error"]
-
-
-def _database_url() -> str:
-    at = connection.settings_dict
-    return f"postgresql://{at['USER']}@/{at['NAME']}?host={at['HOST']}"
