@@ -3,13 +3,11 @@
 import base64
 import binascii
 import hashlib
-import ipaddress
 import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
@@ -17,6 +15,7 @@ from django.core.mail import EmailMultiAlternatives
 from standardwebhooks.webhooks import Webhook as Signer
 
 from sync.models import AlertMessage
+from sync.outbound import host_of, is_loopback
 
 SECRET_BYTES_MIN = 24  # what Standard Webhooks asks for
 RETRY_AFTER_SECONDS_MAX = 86_400
@@ -45,7 +44,7 @@ class Mail:
     def send(self, message: AlertMessage) -> None:
         """Raises what the mail server or the way there raises. A second try has the same Message-ID."""
         body = json.loads(message.body)
-        host = _host(settings.SYNC_PUBLIC_URL) or "syncserver"
+        host = host_of(settings.SYNC_PUBLIC_URL) or "syncserver"
         headers = {"Message-ID": f"<{message.id}@{host}>", "Auto-Submitted": "auto-generated"}
         mail = EmailMultiAlternatives(body["subject"], body["text"], to=list(self.recipients), headers=headers)
         mail.attach_alternative(body["html"], "text/html")
@@ -59,13 +58,13 @@ class Webhook:
     @property
     def name(self) -> str:
         """Its host and a digest of its address, whose path may be a secret."""
-        return f"webhook {_host(self.url)} {hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
+        return f"webhook {host_of(self.url)} {hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
 
     @property
     def problem(self) -> str:
         """What is wrong with its settings; empty: nothing."""
-        host, scheme = _host(self.url), self.url.partition("://")[0].lower()
-        plain = settings.DEBUG or (settings.SYNC_ALERT_WEBHOOK_LOOPBACK and _is_loopback(host))
+        host, scheme = host_of(self.url), self.url.partition("://")[0].lower()
+        plain = settings.DEBUG or (settings.SYNC_ALERT_WEBHOOK_LOOPBACK and is_loopback(host))
         if not host or scheme not in ({"http", "https"} if plain else {"https"}):
             return "SYNC_ALERT_WEBHOOK_URLS must begin with https://."
         if not settings.SYNC_ALERT_WEBHOOK_SECRETS or not all(map(_is_secret, settings.SYNC_ALERT_WEBHOOK_SECRETS)):
@@ -117,21 +116,6 @@ def attempt(channel: Mail | Webhook, message: AlertMessage) -> Answer:
     except Exception as error:
         code = getattr(error, "smtp_code", None)
         return Answer(type(error).__name__ + (f" {code}" if code else ""))
-
-
-def _host(url: str) -> str:
-    """Of an address; empty where it has none, or is none."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_secret(text: str) -> bool:
