@@ -91,17 +91,18 @@ def _references(exchange: Exchange, mapping: Declared, records: list[Record], ro
     known: References = exchange.rows_of(wanted) if wanted else {}
     known |= {(mapping.name, key): row for key, row in rows.items()}
     if part := mapping.rows:
-        members = {(part.name, str(row["id"])) for record in records for row in record.values[part.place]}
+        members = {(part.name, str(row["id"])) for record in records for row in mapping.rows_of(record.values)}
         known |= dict(zip(members, new_ids(len(members)), strict=True)) | exchange.rows_of(members)
     return known
 
 
 def references_in(mapping: Declared, record: Record) -> set[tuple[str, str]]:
     """The (mapping, their key) of everything that a record refers to."""
-    part = mapping.rows
-    lines = [(line, record.values) for line in mapping.fields if line.ref and line.only != "push"]
-    if part:
-        lines += [(line, row) for row in record.values[part.place] for line in part.fields if line.ref]
+    lines = [(line, record.values) for line in mapping.referring]
+    if part := mapping.rows:
+        lines += [(line, row) for row in mapping.rows_of(record.values) for line in part.referring]
+    if not lines:
+        return set()
     found = {
         (line.ref, next((v for place in line.places if (v := values.get(place)) not in (None, "")), None))
         for line, values in lines
@@ -139,7 +140,7 @@ def _apply(
 
 
 def _is_to_blame(mapping: Declared, item: Item, invalid: Invalid) -> bool:
-    members: Mapping[str, Any] = item.document[mapping.rows.place] if mapping.rows else {}
+    members: Mapping[str, Any] = item.document.get(mapping.rows.place, {}) if mapping.rows else {}
     return item.row in invalid.errors or not invalid.errors.keys().isdisjoint(members)
 
 
@@ -229,12 +230,13 @@ def _agree(
     ]
     exchange.link(mapping.name, agreements, linked)
     if part := mapping.rows:
+        told = [each for each in planned.plans if records[each.key].values.get(part.place) is not None]
         members = [
             Agreement(str(row["id"]), member, {}, "", each.row)
-            for each in planned.plans
-            for row, member in zip(records[each.key].values[part.place], each.document[part.place], strict=True)
+            for each in told
+            for row, member in zip(mapping.rows_of(records[each.key].values), each.document[part.place], strict=True)
         ]
-        exchange.unlink(part.name, [each.row for each in planned.plans], but=[each.key for each in members])
+        exchange.unlink(part.name, [each.row for each in told], but=[each.key for each in members])
         exchange.link(part.name, members, exchange.known(part.name, [each.key for each in members]))
 
 

@@ -21,7 +21,7 @@ from legacy.mapping import Mapping
 from legacy.models import Cursor, DeadLetter, Link, Run
 from legacy.stored import Encoder
 from sync.capture import authored
-from sync.sql import block, cursor
+from sync.sql import block, cursor, texts
 
 SQL = str(Path(__file__).with_name("legacy.sql"))
 RETRY_MINUTES_MAX = 24 * 60  # a dead letter is tried again after 1, 2, 4, … minutes, at last once a day
@@ -118,7 +118,7 @@ class Exchange:
         if not keys:
             return {}
         with cursor() as bound:
-            found = bound.execute(block(SQL, "links"), self._at(mapping, keys=list(keys)))
+            found = bound.execute(block(SQL, "links"), self._at(mapping, keys=texts(keys)))
             return {key: Known(*rest) for key, *rest in found}
 
     def agreed(self, mapping: str, keys: Collection[str]) -> dict[str, Document]:
@@ -126,7 +126,7 @@ class Exchange:
         if not keys:
             return {}
         with cursor() as bound:
-            found = bound.execute(block(SQL, "agreed"), self._at(mapping, keys=list(keys)))
+            found = bound.execute(block(SQL, "agreed"), self._at(mapping, keys=texts(keys)))
             return {key: msgspec.json.decode(agreed) for key, agreed in found}
 
     def links_of(self, mapping: str, rows: Collection[Any]) -> list[Link]:
@@ -246,13 +246,13 @@ class Exchange:
         """These went well: what failed of them before is history."""
         if keys and not self.pretend:
             with cursor() as bound:
-                at = self._at(mapping.name, direction=direction, keys=list(keys))
+                at = self._at(mapping.name, direction=direction, keys=texts(keys))
                 bound.execute(block(SQL, "settle"), at)
 
     def put_aside(self, mapping: Mapping, direction: str, keys: Collection[str]) -> set[str]:
         """Those of the keys that wait for a person, who is not overtaken by the next run."""
         with cursor() as bound:
-            at = self._at(mapping.name, direction=direction, keys=list(keys))
+            at = self._at(mapping.name, direction=direction, keys=texts(keys))
             return {key for (key,) in bound.execute(block(SQL, "put_aside"), at)}
 
     def _letters(self, mapping: Mapping, direction: str) -> "Any":

@@ -4,11 +4,11 @@ SELECT 1 FROM legacy_counterpart WHERE system = %(system)s AND fence = %(fence)s
 
 -- name: links
 SELECT key, row::text, seen, hops FROM legacy_link
-WHERE system = %(system)s AND mapping = %(mapping)s AND key = ANY (%(keys)s)
+WHERE system = %(system)s AND mapping = %(mapping)s AND key = ANY (%(keys)s::text[])
 
 -- name: agreed
 SELECT key, agreed::text FROM legacy_link
-WHERE system = %(system)s AND mapping = %(mapping)s AND key = ANY (%(keys)s)
+WHERE system = %(system)s AND mapping = %(mapping)s AND key = ANY (%(keys)s::text[])
 
 -- name: copy_links
 COPY legacy_link (system, mapping, key, row, agreed, seen, parent) FROM STDIN
@@ -22,12 +22,12 @@ WHERE l.system = %(system)s AND l.mapping = %(mapping)s AND l.key = v.key
 -- name: settle
 -- These went well: what failed of them before is history.
 DELETE FROM legacy_deadletter
-WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s)
+WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s::text[])
 
 -- name: put_aside
 -- Those of the keys that wait for a person, who is not overtaken by the next run.
 SELECT key FROM legacy_deadletter
-WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s)
+WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s::text[])
   AND next_at IS NULL
 
 -- name: wait

@@ -75,6 +75,10 @@ class Rows:
         return _entity(self.model)
 
     @cached_property
+    def referring(self) -> tuple[F, ...]:
+        return tuple(line for line in self.fields if line.ref)
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(self.readers)
 
@@ -189,9 +193,9 @@ class Mapping:
         return frozenset(own | ({self.rows.place} if self.rows and self.both else set()))
 
     @cached_property
-    def references(self) -> tuple[tuple[str, str, tuple[Place, ...]], ...]:
-        """(name on the wire, mapping, places) of each field that refers to something."""
-        return tuple((attname(self.model, line.names[0]), line.ref, line.places) for line in self.fields if line.ref)
+    def referring(self) -> tuple[F, ...]:
+        """The lines that are taken over and refer to something."""
+        return tuple(line for line in self.fields if line.ref and line.only != "push")
 
     @cached_property
     def late_places(self) -> frozenset[Place]:
@@ -244,11 +248,15 @@ class Mapping:
     def ours(self, values: Map[Place, Any], refer: Refer) -> Document:
         """Their record as our document: what it has a place for. Raises Unmappable."""
         document = {name: value for name, read in self.readers.items() if (value := read(values, refer)) is not ABSENT}
-        if self.rows:
+        if self.rows and values.get(self.rows.place) is not None:
             document[self.rows.place] = {
                 refer(self.rows.name, str(row["id"])): self.row_document(row, refer) for row in values[self.rows.place]
             }
         return document
+
+    def rows_of(self, values: Map[Place, Any]) -> list[Map[Place, Any]]:
+        """A record's rows; none where it says nothing of them."""
+        return (values.get(self.rows.place) or []) if self.rows else []
 
     def row_document(self, row: Map[Place, Any], refer: Refer) -> Document:
         """One of a record's rows. Raises Unmappable."""

@@ -17,7 +17,7 @@ from legacy.exchange import SQL, Exchange, as_json
 from legacy.mapping import Mapping
 from legacy.models import Cursor, Waiting
 from legacy.safety import guard, guard_failures
-from sync.sql import block, cursor
+from sync.sql import block, cursor, texts
 
 PULL = Cursor.Direction.PULL.value
 RETRIES_PER_CALL = 100  # dead letters fetched again at once
@@ -230,7 +230,7 @@ def _keys_begin(exchange: Exchange, mapping: Mapping) -> None:
 
 def _keys_add(exchange: Exchange, mapping: Mapping, keys: list[str]) -> None:
     with cursor() as bound:
-        bound.execute(block(SQL, "keys_add"), {"system": exchange.system, "mapping": mapping.name, "keys": keys})
+        bound.execute(block(SQL, "keys_add"), {"system": exchange.system, "mapping": mapping.name, "keys": texts(keys)})
 
 
 def _missing(exchange: Exchange, mapping: Mapping, after: str) -> list[str]:

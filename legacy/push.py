@@ -196,11 +196,11 @@ def _pair(
     """Link what belongs to a record and looks the same on both sides; with `everything`, also what does not."""
     if not (part := mapping.rows):
         return
-    keys = [str(each["id"]) for each in record.values[part.place]]
+    keys = [str(each["id"]) for each in mapping.rows_of(record.values)]
     linked = exchange.rows_of((part.name, key) for key in keys)
     free = {member: document for member, document in sent[part.place].items() if member not in linked.values()}
     pairs: list[Agreement] = []
-    for key, values in zip(keys, record.values[part.place], strict=True):
+    for key, values in zip(keys, mapping.rows_of(record.values), strict=True):
         if (part.name, key) not in linked:
             theirs = mapping.row_document(values, exchange.row_of)
             same = next((member for member, document in free.items() if document == theirs), None)

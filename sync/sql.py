@@ -1,7 +1,7 @@
 """Hand-written SQL stands in named blocks of `.sql` files: `-- name: one_word`, a comment, the statement."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 _UUID_OID, _UUID_ARRAY_OID = 2950, 2951
+_SPECIAL = re.compile(r'["\\]').search
 _BLOCK = re.compile(r"^-- name: (\w+)\n", re.M)
 
 
@@ -45,6 +46,12 @@ def literal(text: str) -> str:
 def array(values: Iterable[object]) -> str:
     """A PostgreSQL array literal of ids, numbers or entity names, none of which needs quoting."""
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def texts(values: Collection[str]) -> str:
+    """A PostgreSQL array literal of any texts."""
+    quoted = '","'.join([v.replace("\\", "\\\\").replace('"', '\\"') if _SPECIAL(v) else v for v in values])
+    return f'{{"{quoted}"}}' if quoted or values else "{}"
 
 
 class Uuids(bytes):
