@@ -26,6 +26,7 @@ from sync.wire import INTEGER_SAFE_MAX, Entity, Field
 _INTEGER_DIGITS_MAX = 19  # of an integer that travels as a string
 _plain = msgspec.json.Decoder(dict[str, Any])
 _plain_list = msgspec.json.Decoder(list[dict[str, Any]])
+Rule = Callable[[Any], str | None]  # tells what is wrong with a value, or None
 NUL_MESSAGE = "Text may not hold the character NUL or half a character."
 
 
@@ -46,6 +47,7 @@ class Checker:
         }
         self._set_list = msgspec.json.Decoder(_list_of(self._types["set"].type))
         self._rules = [(name, rules) for name, field in self.fields.items() if (rules := _rules(field))]
+        self._own_rules = [(name, rules) for name, field in self.fields.items() if (rules := _own_rules(field))]
 
     def check_all(self, mutations: Sequence[Mutation]) -> list[Values | list[Error]]:
         """`check` of many that have one `op`: all together, at half the cost, where nothing is wrong with any."""
@@ -61,19 +63,21 @@ class Checker:
 
     def are_sound(self, op: str, sets: bytes, fields: Sequence[Mapping[str, Any]]) -> bool:
         """Whether nothing at all is wrong with the `set`s of creates or updates, which `plain_values` read."""
+        return self.look_sound(op, sets, fields) and self.keep_own_rules(fields)
+
+    def look_sound(self, op: str, sets: bytes, fields: Sequence[Mapping[str, Any]]) -> bool:
+        """The same as far as it can be told for certain without the database."""
         try:
             self._set_list.decode(sets)
         except (msgspec.ValidationError, RecursionError):
             return False
         if b"\\u0000" in sets or (op == "create" and not all(self.required <= found.keys() for found in fields)):
             return False
-        return not any(
-            rule(value)
-            for name, rules in self._rules
-            for found in fields
-            if (value := found.get(name)) is not None
-            for rule in rules
-        )
+        return _kept(self._rules, fields)
+
+    def keep_own_rules(self, fields: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether all values hold against the deployment's own validators, which may ask the database."""
+        return _kept(self._own_rules, fields)
 
     def check(self, mutation: Mutation) -> Values | list[Error]:
         """The mutation's values, or everything that is wrong with them."""
@@ -106,7 +110,7 @@ class Checker:
         return errors or Values(fields, amounts)
 
     def _broken_rules(self, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        for name, rules in self._rules:
+        for name, rules in (*self._rules, *self._own_rules):
             value = fields.get(name)
             for rule in rules if value is not None else ():
                 if message := rule(value):
@@ -240,10 +244,19 @@ def _list_of(kind: Any) -> Any:
     return list[kind]
 
 
-def _rules(field: Field) -> list[Callable[[Any], str | None]]:
-    """The model field's rules that its type does not hold already: each tells what is wrong with a value, or None."""
-    model_field = field.model_field
-    rules: list[Callable[[Any], str | None]] = []
+def _kept(rules_of: Iterable[tuple[str, Sequence[Rule]]], fields: Sequence[Mapping[str, Any]]) -> bool:
+    return not any(
+        rule(value)
+        for name, rules in rules_of
+        for found in fields
+        if (value := found.get(name)) is not None
+        for rule in rules
+    )
+
+
+def _rules(field: Field) -> list[Rule]:
+    """The model field's rules that its type does not hold already, without the deployment's own validators."""
+    rules: list[Rule] = []
     if field.choices:
         allowed = {*field.choices, ""}  # an empty text is a matter of `blank`
         rules.append(lambda value: None if value in allowed else "This is none of the choices.")
@@ -251,9 +264,22 @@ def _rules(field: Field) -> list[Callable[[Any], str | None]]:
         rules.append(_representable)
     if field.type == "integer" and field.db_type == "bigint":
         rules.append(lambda value: None if abs(int(value)) <= REVISION_MAX else "The number is too large.")
-    if not isinstance(model_field, models.ForeignKey):
-        rules += [_validator_rule(field, found) for found in model_field.validators if not _held_by_type(field, found)]
-    return rules
+    return rules + [_validator_rule(field, found) for found in _validators(field) if _asks_nobody(found)]
+
+
+def _own_rules(field: Field) -> list[Rule]:
+    return [_validator_rule(field, found) for found in _validators(field) if not _asks_nobody(found)]
+
+
+def _validators(field: Field) -> list[Callable[[Any], None]]:
+    if isinstance(field.model_field, models.ForeignKey):
+        return []
+    return [found for found in field.model_field.validators if not _held_by_type(field, found)]
+
+
+def _asks_nobody(validator: Any) -> bool:
+    """Whether it is one of Django's, with a limit that is no function of the deployment."""
+    return validator.__module__ == "django.core.validators" and not callable(getattr(validator, "limit_value", None))
 
 
 def _representable(value: str) -> str | None:
@@ -273,7 +299,7 @@ def _held_by_type(field: Field, validator: Any) -> bool:
     return isinstance(validator, DecimalValidator)
 
 
-def _validator_rule(field: Field, validator: Callable[[Any], None]) -> Callable[[Any], str | None]:
+def _validator_rule(field: Field, validator: Callable[[Any], None]) -> Rule:
     python = _PYTHON.get(field.type)
     validator = _resolved(validator)
 

@@ -29,15 +29,18 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
     Nothing is asked: a row or a mutation that was here before breaks a unique index. Raises NotNew, the database's
     errors and Interleaved; then the caller rolls back and takes the long way, which tells each mutation what is wrong.
     """
-    kinds = _by_entity(mutations)
+    creates = _by_entity(mutations)
     if len({(mutation.entity, mutation.row) for mutation in mutations}) < len(mutations):
         raise NotNew
-    with cursor() as bound:
+    with cursor() as bound, bound.connection.pipeline():
         bound.execute(block("push.sql", "lock_device"), pusher.lock)
+        kinds = [_Creates(entity, creates[name]) for name, entity in entities().items() if name in creates]
 
     @cache
     def prepare() -> tuple[list[Candidate], dict[str, Any]]:
-        """The candidates, and what `settle` needs."""
+        """The candidates, and what `settle` needs. Raises NotNew where a value does not look sound."""
+        if not all(kind.look_sound() for kind in kinds):
+            raise NotNew
         candidates = [candidate for kind in kinds for candidate in kind.candidates()]
         digests = [candidate.mutation.digest(candidate.values) for candidate in candidates]
         return candidates, settlement(pusher, candidates, digests, [1] * len(candidates))
@@ -51,7 +54,7 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
 
     def check() -> None:
         # Not before: a validator may ask the database, which can be done while a pipeline is open, but not during COPY.
-        if not all(kind.are_sound() for kind in kinds):
+        if not all(kind.keep_own_rules() for kind in kinds):
             raise NotNew
         verdicts, _ = core.decide(candidates, units_of(candidates, range(len(candidates))), states, {})
         if any(verdict is not core.WRITE for verdict in verdicts.values()):
@@ -67,12 +70,15 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
 
 
 class _Creates:
-    """The creates of one entity, read but not checked yet."""
+    """The creates of one entity, read but not checked yet. Raises NotNew where they cannot be read."""
 
     def __init__(self, entity: Entity, mutations: Sequence[Mutation]) -> None:
         self.entity, self.mutations = entity, mutations
         self.sets = joined_sets(mutations)
-        self.fields = plain_values(self.sets)
+        try:
+            self.fields = plain_values(self.sets)
+        except (RecursionError, msgspec.DecodeError):
+            raise NotNew from None
 
     def candidates(self) -> list[Candidate]:
         name = self.entity.name
@@ -82,12 +88,15 @@ class _Creates:
             for mutation, fields in zip(self.mutations, self.fields, strict=True)
         ]
 
-    def are_sound(self) -> bool:
-        return checker(self.entity).are_sound("create", self.sets, self.fields)
+    def look_sound(self) -> bool:
+        return checker(self.entity).look_sound("create", self.sets, self.fields)
+
+    def keep_own_rules(self) -> bool:
+        return checker(self.entity).keep_own_rules(self.fields)
 
 
-def _by_entity(mutations: Sequence[Mutation]) -> list[_Creates]:
-    """The creates of each entity, parents first. Raises NotNew where a mutation is anything else."""
+def _by_entity(mutations: Sequence[Mutation]) -> dict[str, list[Mutation]]:
+    """The creates of each entity. Raises NotNew where a mutation is anything else."""
     found: dict[str, list[Mutation]] = {}
     for mutation in mutations:
         if mutation.op != "create" or mutation.add is not EMPTY:
@@ -95,7 +104,4 @@ def _by_entity(mutations: Sequence[Mutation]) -> list[_Creates]:
         found.setdefault(mutation.entity, []).append(mutation)
     if not all(name in entities() and entities()[name].declaration.writable for name in found):
         raise NotNew
-    try:
-        return [_Creates(entity, found[name]) for name, entity in entities().items() if name in found]
-    except (RecursionError, msgspec.DecodeError):
-        raise NotNew from None
+    return found

@@ -141,7 +141,9 @@ class Entity:
 
     def callable_default(self, name: str) -> bool:
         """Whether each new row gets a value of its own in this column."""
-        return any(f.attname == name and callable(f.default) for f in self.model._meta.concrete_fields)
+        return any(
+            f.attname == name and f.has_default() and callable(f.default) for f in self.model._meta.concrete_fields
+        )
 
     @cached_property
     def _by_name(self) -> dict[str, Field]:

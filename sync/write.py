@@ -81,7 +81,8 @@ def insert_rows(
     records = [{"id": row, **fixed, **fields} for row, fields in zip(rows, values, strict=True)]
     for name in defaults.keys() - fixed.keys():
         for record in records:
-            record.setdefault(name, defaults[name]())
+            if name not in record:
+                record[name] = defaults[name]()
     columns = _columns(entity, ["id", *defaults])
     _in_copy_form(columns.values(), records)
     names = ", ".join(quote(column_of(column)) for column in columns.values())

@@ -5,12 +5,12 @@ import random
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from pytest_django import Settings
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
-from sync.checker import checker
+from sync.checker import Checker
 from sync.models import Rejection
-from sync.wire import entities
 from tests.integration.sync_support import (
     TestDevice,
     codes,
@@ -187,11 +187,14 @@ def test_push_delete_of_a_row_that_others_refer_to_is_rejected() -> None:
 
 @pytest.mark.protocol("U8")
 def test_push_validator_may_ask_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    def known(value: str) -> str | None:
-        return "There is one already." if Contact.objects.filter(note=value).exists() else None
+    def refuse_known(value: str) -> None:
+        if Contact.objects.filter(note=value).exists():
+            raise ValidationError("There is one already.")
 
-    rules = checker(entities()["contact"])._rules
-    monkeypatch.setattr(checker(entities()["contact"]), "_rules", [*rules, ("note", [known])])
+    field = Contact._meta.get_field("note")
+    monkeypatch.setattr(field, "validators", [*field.validators, refuse_known])
+    for module in ("push_new", "candidates"):
+        monkeypatch.setattr(f"sync.{module}.checker", Checker)  # one that was made with this validator
     device = TestDevice()
     assert device.statuses(create(first_name="A", note="one")) == ["applied"]
     assert device.statuses(create(first_name="B", note="one"), create(first_name="C")) == ["rejected", "applied"]
