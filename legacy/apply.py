@@ -4,9 +4,10 @@ A page is written as a whole. Where the database or a validator refuses it, the 
 become dead letters; they hold nothing else up.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, NamedTuple
 
 from django.db import DataError, IntegrityError, transaction
@@ -19,14 +20,14 @@ from legacy.document import Document, Unmappable, changed, seen
 from legacy.exchange import Agreement, Exchange, Kind, described
 from legacy.exchange import Known as Linked
 from legacy.mapping import Mapping as Declared
-from legacy.merging import both_changed, differs, first_merged, merged
+from legacy.merging import EMPTY, differs, merged, news
 from legacy.models import Cursor, Waiting
 from legacy.rows import Invalid, Plan, read, write
 
 PULL = Cursor.Direction.PULL.value
 PUSH = Cursor.Direction.PUSH.value
 PAGE_RECORDS = 500  # applied in one transaction
-NUL = "the character NUL, or half a character, which PostgreSQL cannot store"
+UNSTORABLE = "the character NUL, half a character, or a number that is none, which PostgreSQL cannot store"
 References = dict[tuple[str, str], str]  # (mapping, their key) → our row
 
 
@@ -51,7 +52,7 @@ def apply(exchange: Exchange, mapping: Declared, records: Sequence[Record], coun
 
     `counted`: whether it is part of what the run took over, and not the other end of something that it sent.
     """
-    latest = list({record.key: record for record in records}.values())
+    latest = storable_only(exchange, mapping, {record.key: record for record in records}.values())
     linked = exchange.known(mapping.name, [record.key for record in latest])
     items = _items(exchange, mapping, latest, linked)
     _apply(exchange, mapping, items, linked, counted)
@@ -73,15 +74,17 @@ def _items(exchange: Exchange, mapping: Declared, records: list[Record], linked:
 
     items = []
     for record in records:
-        if candidates := unclear.get(record.key):
+        if (candidates := unclear.get(record.key)) is not None:
             told = f"It may be {'this row' if len(candidates) == 1 else f'one of {len(candidates)} rows'} of ours."
+            if len(candidates) == 0:
+                told = "It has the natural key of a row of ours that another record of theirs is linked to."
             exchange.bury(mapping, PULL, record.key, told, record.values, Kind.UNCLEAR, candidates)
             continue
         try:
             document = mapping.ours(record.values, refer)
             items.append(Item(record, document, rows[record.key], record.key in matched or record.key in linked))
         except Unmappable as error:
-            exchange.bury(mapping, PULL, record.key, error, storable(record.values))
+            exchange.bury(mapping, PULL, record.key, error, record.values)
     return items
 
 
@@ -91,7 +94,7 @@ def _references(exchange: Exchange, mapping: Declared, records: list[Record], ro
     known: References = exchange.rows_of(wanted) if wanted else {}
     known |= {(mapping.name, key): row for key, row in rows.items()}
     if part := mapping.rows:
-        members = {(part.name, str(row["id"])) for record in records for row in mapping.rows_of(record.values)}
+        members = {(part.name, str(row["id"])) for record in records for row in mapping.members(record.values)}
         known |= dict(zip(members, new_ids(len(members)), strict=True)) | exchange.rows_of(members)
     return known
 
@@ -100,7 +103,7 @@ def references_in(mapping: Declared, record: Record) -> set[tuple[str, str]]:
     """The (mapping, their key) of everything that a record refers to."""
     lines = [(line, record.values) for line in mapping.referring]
     if part := mapping.rows:
-        lines += [(line, row) for row in mapping.rows_of(record.values) for line in part.referring]
+        lines += [(line, row) for row in mapping.members(record.values) for line in part.referring]
     if not lines:
         return set()
     found = {
@@ -126,11 +129,11 @@ def _apply(
     except Invalid as invalid:
         bad = [item for item in items if _is_to_blame(mapping, item, invalid)] or items
         for item in bad:
-            exchange.bury(mapping, PULL, item.record.key, invalid, storable(item.record.values))
+            exchange.bury(mapping, PULL, item.record.key, invalid, item.record.values)
         return _apply(exchange, mapping, [item for item in items if item not in bad], linked, counted)
     except (IntegrityError, DataError, ProtectedError, RestrictedError) as error:
         if len(items) == 1:
-            return exchange.bury(mapping, PULL, items[0].record.key, error, storable(items[0].record.values))
+            return exchange.bury(mapping, PULL, items[0].record.key, error, items[0].record.values)
         middle = len(items) // 2
         _apply(exchange, mapping, items[:middle], linked, counted)
         return _apply(exchange, mapping, items[middle:], linked, counted)
@@ -153,16 +156,15 @@ def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: M
     there = [item.row for item in items if item.known]
     now = read(mapping, there, lock=not exchange.pretend) if there else {}
     base = {item.row: planned.agreed.get(item.record.key) for item in items}
-    overlaps = {
-        row: found
-        for row, ours in now.items()
-        if (agreed := base[row]) is not None and (found := both_changed(mapping, agreed, theirs[row], ours.document)[1])
-    }
-    ranked = outranked(exchange, mapping, overlaps)
+    ranked = outranked(
+        exchange,
+        mapping,
+        lambda: {row: news(mapping, base[row] or {}, theirs[row], ours.document) for row, ours in now.items()},
+    )
     for item in items:
         agreed, ours = base[item.row], now.get(item.row)
         key, document = item.record.key, item.document
-        if agreed is not None and ours is None and not _comes_back(mapping, agreed, document):
+        if agreed is not None and ours is None and not comes_back(mapping, agreed, document):
             planned.left.append(item)
         elif ours is None:
             whole = (agreed or {}) | document
@@ -170,11 +172,7 @@ def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: M
                 Plan(key, item.row, whole, {n: v for n, v in whole.items() if n in mapping.pulled}, None)
             )
         else:
-            result = (
-                first_merged(mapping, document, ours.document)
-                if agreed is None
-                else merged(mapping, agreed, document, ours.document, ranked.get(item.row, ()))
-            )
+            result = merged(mapping, agreed or {}, document, ours.document, ranked.get(item.row, ()))
             planned.plans.append(Plan(key, item.row, document, result.write, ours))
             if result.disputes:
                 planned.disputes[item.row] = result.disputes
@@ -208,9 +206,10 @@ def waiting(exchange: Exchange, mapping: Declared, after: int, gone: bool) -> li
     return list(found.order_by("pk")[:PAGE_RECORDS])
 
 
-def _comes_back(mapping: Declared, agreed: Document, document: Document) -> bool:
+def comes_back(mapping: Declared, agreed: Document, document: Document) -> bool:
     """Whether a row that was deleted here is made again: they have edited it since, and edits win over deletes."""
-    return mapping.deletes in ("push", "both") and bool(changed(agreed, document))
+    edited = changed(agreed, document).keys() & mapping.pulled
+    return mapping.deletes in ("push", "both") and bool(edited)
 
 
 def _agree(
@@ -221,26 +220,32 @@ def _agree(
     forgotten = {name for line in mapping.fields if line.absent == "ignore" for name in mapping.wire_names(line)}
     agreements = []
     for each in planned.plans:
-        before = planned.agreed.get(each.key, {})
-        agreed = {n: v for n, v in before.items() if n in each.document or n not in forgotten} | each.document
-        agreements.append(Agreement(each.key, each.row, agreed, _seen(mapping, records[each.key])))
+        before, after = planned.agreed.get(each.key, {}), (each.now.document if each.now else {}) | each.changes
+        agreed = {n: v for n, v in before.items() if n in each.document or n not in forgotten}
+        # Of what only goes there: that nothing is here is no word of ours about what they had before we met.
+        told = {n for n in each.document if n in before or n in mapping.pulled or after.get(n) not in EMPTY}
+        agreed |= {name: each.document[name] for name in told}
+        due = bool(differs(mapping, after, agreed))
+        agreements.append(Agreement(each.key, each.row, agreed, digest_of(mapping, records[each.key]), due=due))
     agreements += [
-        Agreement(item.record.key, item.row, planned.agreed[item.record.key], _seen(mapping, item.record))
+        Agreement(item.record.key, item.row, planned.agreed[item.record.key], digest_of(mapping, item.record))
         for item in planned.left
     ]
     exchange.link(mapping.name, agreements, linked)
     if part := mapping.rows:
-        told = [each for each in planned.plans if records[each.key].values.get(part.place) is not None]
         members = [
             Agreement(str(row["id"]), member, {}, "", each.row)
-            for each in told
-            for row, member in zip(mapping.rows_of(records[each.key].values), each.document[part.place], strict=True)
+            for each in planned.plans
+            if part.place in each.document
+            for row, member in zip(mapping.members(records[each.key].values), each.document[part.place], strict=True)
         ]
-        exchange.unlink(part.name, [each.row for each in told], but=[each.key for each in members])
+        parents = [each.row for each in planned.plans if part.place in each.document]
+        exchange.unlink(part.name, parents, but=[each.key for each in members])
         exchange.link(part.name, members, exchange.known(part.name, [each.key for each in members]))
 
 
-def _seen(mapping: Declared, record: Record) -> str:
+def digest_of(mapping: Declared, record: Record) -> str:
+    """The digest by which a record is known again."""
     return seen(mapping.fingerprint, record.values)
 
 
@@ -259,15 +264,21 @@ def _count(exchange: Exchange, mapping: Declared, records: int, plans: Sequence[
     exchange.count(mapping, "unchanged", records - len(plans))
 
 
+def confirmed(exchange: Exchange, mapping: Declared, keys: Collection[str]) -> list[str]:
+    """Those of the keys whose record is gone indeed, as far as that can be asked. Not within a transaction."""
+    if not keys or not exchange.connector.capabilities.fetches:
+        return list(keys)
+    there = {record.key for record in exchange.connector.fetch(mapping.source, mapping.places, keys)}
+    return [key for key in keys if key not in there]
+
+
 def delete(exchange: Exchange, mapping: Declared, keys: Collection[str]) -> None:
-    """Delete the rows of records that are gone, within the caller's transaction. One that is there after all stays.
+    """Delete the rows of records that are gone, within the caller's transaction.
 
     A row that was changed here since is not deleted: they get it back with the next push, as edits win over deletes.
     """
     if not keys:
         return None
-    if exchange.connector.capabilities.fetches:
-        keys = set(keys) - {record.key for record in exchange.connector.fetch(mapping.source, mapping.places, keys)}
     linked = exchange.known(mapping.name, list(keys))
     agreed = exchange.agreed(mapping.name, list(linked))
     rows = {known.row: key for key, known in linked.items()}
@@ -303,13 +314,31 @@ def _delete(exchange: Exchange, mapping: Declared, rows: Mapping[str, str]) -> N
     exchange.settle(mapping, PULL, list(rows.values()))
 
 
+def storable_only(exchange: Exchange, mapping: Declared, records: Iterable[Record]) -> list[Record]:
+    """The records without those that cannot be kept, which become dead letters with a mark in that place."""
+    kept = []
+    for record in records:
+        values = storable(dict(record.values))
+        if values == record.values:
+            kept.append(record)
+        else:
+            exchange.bury(mapping, PULL, record.key, f"It holds {UNSTORABLE}.", values)
+    return kept
+
+
 def storable(values: Any) -> Any:
     """Values with a mark in the place of what cannot be kept."""
     match values:
         case str():
-            return values.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+            return values if values.isascii() and "\x00" not in values else _marked(values)
+        case float():
+            return values if isfinite(values) else str(values)
         case list():
             return [storable(each) for each in values]
         case dict():
             return {name: storable(each) for name, each in values.items()}
     return values
+
+
+def _marked(text: str) -> str:
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

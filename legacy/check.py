@@ -1,6 +1,8 @@
 """What is wrong with a mapping, told with its line before a run does anything."""
 
+import datetime as dt
 from collections.abc import Iterable, Iterator
+from zoneinfo import ZoneInfoNotFoundError
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
@@ -50,6 +52,17 @@ def _of_mapping(mapping: Mapping) -> Iterator[str]:
     newest = mapping.wins == "newest" or any(line.wins == "newest" for line in mapping.fields)
     if newest and mapping.newest not in lines:
         yield "wins='newest' needs newest=, a field that both sides keep"
+    if mapping.window:
+        try:
+            mapping.window.is_open(dt.datetime.now(dt.UTC))
+        except (ValueError, ZoneInfoNotFoundError) as error:
+            yield f"window: {error}"
+    if mapping.rows and (mapping.rows.wins or mapping.wins) == "manual":
+        yield f"wins='manual', and nobody is asked about {mapping.rows.place}: Rows(wins=…) says who wins there"
+    for unit in mapping.entity.declaration.units:
+        together = [line for line in mapping.fields if line.only != "push" and set(line.names) & set(unit)]
+        if len({line.wins or mapping.wins for line in together}) > 1:
+            yield f"{', '.join(unit)} are decided together, so they need the same wins"
     if mapping.deletes in ("push", "both") and not mapping.both:
         yield f"deletes={mapping.deletes!r} sends deletions, and direction={mapping.direction!r} sends nothing"
 
@@ -74,12 +87,8 @@ def _of_line(mapping: Mapping, model: type[models.Model], line: F, before: set[s
         yield "goes both ways and has no way back (By(there, back)); only='pull' if that is meant"
     elif line.how and sent and line.only != "push" and len(fields) == 1:
         yield from _round_trip(fields[0], line.how)
-    if mapping.winner(_attname(fields[0]) if fields else "") == "manual" and line.wins == "manual":
+    if model is mapping.model and line.only != "push" and (line.wins or mapping.wins) == "manual":
         yield from _for_people(mapping, line)
-
-
-def _attname(field: object) -> str:
-    return str(getattr(field, "attname", ""))
 
 
 def _round_trip(field: object, how: How) -> Iterator[str]:
@@ -110,6 +119,8 @@ def check_against(mapping: Mapping, capabilities: Capabilities) -> None:
         needs.append(f"direction={mapping.direction!r}, and the system takes no writes")
     if mapping.both and "create" in capabilities.writes and capabilities.idempotency == "none":
         needs.append("direction='both', and a create whose answer is lost could be made twice: give it a marker")
+    if mapping.both and not capabilities.fetches:
+        needs.append(f"direction={mapping.direction!r}, and the system cannot look a record up before it is written")
     if mapping.deletes in ("push", "both") and "delete" not in capabilities.writes:
         needs.append(f"deletes={mapping.deletes!r}, and the system deletes nothing for us")
     if mapping.deletes in ("pull", "both") and capabilities.deletes == "never":

@@ -5,9 +5,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from django.db import models
-from django.db.models.functions import Lower, Trim
 
 from legacy.connector import Record
 from legacy.document import Unmappable
@@ -17,14 +17,24 @@ from legacy.mapping import Same, attname
 from legacy.models import DeadLetter
 
 CANDIDATES_MAX = 20  # that a person is shown
+MARKER = "sync:"
+
+
+class _Folded(models.Func):
+    """A text without case and space around: `legacy.document.natural` in SQL."""
+
+    template = r"regexp_replace(lower(normalize(%(expressions)s)), '^\s+|\s+$', '', 'g')"
+    output_field = models.TextField()
 
 
 class _Letters(models.Func):
-    """The letters and digits of a text: `legacy.document.natural` in SQL."""
+    """The same: its letters and digits."""
 
-    function = "regexp_replace"
-    template = "regexp_replace(lower(%(expressions)s), '[^[:alnum:]]+', '', 'g')"
+    template = "regexp_replace(lower(normalize(%(expressions)s)), '[^[:alnum:]]+', '', 'g')"
     output_field = models.TextField()
+
+
+_IN_SQL: dict[str, Any] = {"exact": models.F, "folded": _Folded, "letters": _Letters}
 
 
 def first_contact(
@@ -35,19 +45,19 @@ def first_contact(
     What is in neither is new. A record that we made and whose row is gone (our database was restored) gets the id back
     that devices know it by.
     """
-    rows = {record.key: record.marker.removeprefix("sync:") for record in records if record.marker}
+    rows = _made_before(exchange, mapping, records)
     unclear: dict[str, list[str]] = {}
     told = _told(exchange, mapping, records)
     waiting = {record.key: record for record in records if record.key not in told}
     for same in mapping.matches if waiting else ():
         keys = _keys(mapping, same, waiting.values())
-        free = _free(exchange, mapping, same, set(keys.values()))
+        free, taken = _having(exchange, mapping, same, set(keys.values()))
         twice = Counter(keys.values())
         for key, value in keys.items():
             candidates = free.get(value, [])
-            if len(candidates) == 1 and twice[value] == 1 and same.sure:
+            if len(candidates) == 1 and twice[value] == 1 and same.sure and value not in taken:
                 rows[key] = candidates[0]
-            elif candidates:
+            elif candidates or (same.sure and value in taken):
                 unclear[key] = candidates[:CANDIDATES_MAX]
             else:
                 continue
@@ -60,6 +70,22 @@ def new_ids(count: int) -> list[str]:
     head = f"{time.time_ns() // 1_000_000:012x}"
     tails = (os.urandom(10).hex() for _ in range(count))
     return [f"{head[:8]}-{head[8:]}-7{t[:3]}-{'89ab'[int(t[3], 16) & 3]}{t[4:7]}-{t[7:19]}" for t in tails]
+
+
+def row_marked(record: Record) -> str:
+    """The row of ours for which we made the record; empty where its marker is none of ours."""
+    try:
+        return str(UUID(record.marker.removeprefix(MARKER))) if record.marker.startswith(MARKER) else ""
+    except ValueError:
+        return ""
+
+
+def _made_before(exchange: Exchange, mapping: Declared, records: Sequence[Record]) -> dict[str, str]:
+    """The row that each record was made for, by key. Where they have copied a record, the copy is a new one."""
+    marked = {row: record.key for record in reversed(records) if (row := row_marked(record))}
+    for link in exchange.links_of(mapping.name, marked) if marked else ():
+        del marked[str(link.row)]
+    return {key: row for row, key in marked.items()}
 
 
 def _told(exchange: Exchange, mapping: Declared, records: Sequence[Record]) -> dict[str, str]:
@@ -90,18 +116,22 @@ def _keys(mapping: Declared, same: Same, records: Any) -> dict[str, str]:
     return found
 
 
-def _free(exchange: Exchange, mapping: Declared, same: Same, values: set[str]) -> Mapping[str, list[str]]:
-    """Our rows with one of these natural keys that are linked to nothing in this system yet."""
+def _having(
+    exchange: Exchange, mapping: Declared, same: Same, values: set[str]
+) -> tuple[Mapping[str, list[str]], set[str]]:
+    """Our rows with one of these natural keys that are linked to nothing in this system yet, and the keys of others."""
     name = attname(mapping.model, same.field)
-    by: dict[str, Any] = {"exact": models.F(name), "folded": Lower(Trim(name)), "letters": _Letters(name)}
-    found = mapping.model._default_manager.annotate(natural_key=by[same.by]).filter(natural_key__in=values)
-    pairs = [(str(row), same.key(value)) for row, value in found.values_list("pk", "natural_key")]
-    taken = {str(link.row) for link in exchange.links_of(mapping.name, [row for row, _ in pairs])}
+    found = mapping.model._default_manager.annotate(natural_key=_IN_SQL[same.by](name))
+    pairs = [
+        (str(row), same.key(value))
+        for row, value in found.filter(natural_key__in=values).order_by("pk").values_list("pk", "natural_key")
+    ]
+    linked = {str(link.row) for link in exchange.links_of(mapping.name, [row for row, _ in pairs])}
     free = defaultdict(list)
     for row, value in pairs:
-        if row not in taken:
+        if row not in linked:
             free[value].append(row)
-    return free
+    return free, {value for row, value in pairs if row in linked}
 
 
 def _no_reference(mapping: str, key: str) -> str:

@@ -99,7 +99,7 @@ class Moment:
         if value is None:
             return None
         there = value.astimezone(ZoneInfo(self.zone))
-        return there.strftime(self.format) if self.format else there.replace(tzinfo=None)
+        return there.strftime(self.format) if self.format else there.replace(tzinfo=None, fold=0)
 
 
 @dataclass(frozen=True)

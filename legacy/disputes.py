@@ -1,21 +1,18 @@
 """Fields that both sides changed and that a person must decide: the queue and the page of the devices' conflicts."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 from django.db.models import QuerySet
 
 from legacy.document import Document
-from legacy.exchange import SQL, Exchange, Kind
+from legacy.exchange import SQL, Exchange
 from legacy.mapping import Mapping as Declared
-from legacy.models import Cursor
 from legacy.rows import Plan
 from sync.merge import Decision, Dispute
 from sync.models import Conflict
 from sync.sql import Uuids, array, block, cursor
-
-PUSH = Cursor.Direction.PUSH.value
 
 
 @dataclass
@@ -52,14 +49,11 @@ def keep_disputes(exchange: Exchange, mapping: Declared, stakes: Stakes) -> None
         names = sorted({*conflict.fields, *(name for dispute in found for name in dispute.fields)})
         now = plan.now.document if plan.now else {}
         conflict.fields, conflict.server_rev = names, revs.get(row)
-        conflict.base = {name: base.get(name) for name in names} if base else None
+        conflict.base = {name: base.get(name) for name in names} | (conflict.base or {}) if base else None
         conflict.server = {name: now.get(name) for name in names}
         conflict.device_values = {"set": {name: plan.document.get(name) for name in names}}
         conflict.policy = " + ".join(sorted({dispute.policy for dispute in found}))
         conflict.save()
-        exchange.bury(
-            mapping, PUSH, row, "A conflict waits for a decision.", {name: now.get(name) for name in names}, Kind.HELD
-        )
         exchange.count(mapping, "conflicts")
 
 
@@ -78,12 +72,14 @@ def _revisions(mapping: Declared, rows: Collection[str]) -> dict[str, int]:
         return dict(bound.execute(block(SQL, "revisions"), {"entity": mapping.entity.name, "rows": Uuids(list(rows))}))
 
 
-def outranked(exchange: Exchange, mapping: Declared, fields: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-    """Of these fields, by row, those that a system of a higher rank gave their value here."""
-    pairs = [(row, name) for row, names in fields.items() for name in names]
+def outranked(
+    exchange: Exchange, mapping: Declared, news: Callable[[], Mapping[str, Collection[str]]]
+) -> dict[str, set[str]]:
+    """Of the fields that are news, by row, those that a system of a higher rank gave their value here."""
     own = exchange.ranks.get(exchange.system, 0)
-    if not pairs or not any(rank < own for rank in exchange.ranks.values()):
+    if not any(rank < own for rank in exchange.ranks.values()):
         return {}
+    pairs = [(row, name) for row, names in news().items() for name in names]
     parameters = {
         "entity": mapping.entity.name,
         "rows": Uuids([row for row, _ in pairs]),
@@ -91,7 +87,7 @@ def outranked(exchange: Exchange, mapping: Declared, fields: Mapping[str, Collec
     }
     found: dict[str, set[str]] = {}
     with cursor() as bound:
-        for row, name, author in bound.execute(block(SQL, "last_authors"), parameters):
+        for row, name, author in bound.execute(block(SQL, "last_authors"), parameters) if pairs else ():
             kind, _, rest = author.partition(":")
             if kind == "run" and exchange.ranks.get(rest.partition(":")[0], own) < own:
                 found.setdefault(row, set()).add(name)

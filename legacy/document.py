@@ -14,6 +14,7 @@ from collections.abc import Mapping as Map
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import msgspec
 from django.db import models
@@ -28,7 +29,7 @@ Refer = Callable[[str, str], Any]  # (mapping, key on one side) → key on the o
 Reader = Callable[[Map[str, Any], Refer], Any]  # their values → ours, or ABSENT
 Writer = Callable[[Document, Refer, dict[str, Any]], None]  # our document, into their values
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encode = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
 _NO_LETTER = re.compile(r"[\W_]+")
 
 
@@ -55,9 +56,9 @@ def natural(by: str, value: Any) -> str:
     """A value as natural keys are compared: as it is, without case and spaces around, or its letters and digits."""
     match by:
         case "folded":
-            return str(value).strip().lower()
+            return normalize("NFC", str(value)).strip().lower()
         case "letters":
-            return _NO_LETTER.sub("", str(value)).lower()
+            return _NO_LETTER.sub("", normalize("NFC", str(value))).lower()
     return str(value)
 
 

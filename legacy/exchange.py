@@ -62,6 +62,7 @@ class Agreement(NamedTuple):
     seen: str
     parent: str | None = None
     hops: int | None = None
+    due: bool = False  # ours differs, and is to be sent
 
 
 def _quiet(*_: object) -> None:
@@ -104,12 +105,19 @@ class Exchange:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One transaction of this run. Raises Superseded where another one has taken the system over."""
+        """One transaction of this run. Raises Superseded where another one has taken the system over.
+
+        It holds the devices' feed back while it lasts, so the other system is not asked anything inside of it.
+        """
         with transaction.atomic(), authored(self.run.author):
-            with cursor() as bound:
-                if not bound.execute(block(SQL, "fence"), {"system": self.system, "fence": self.run.fence}).fetchone():
-                    raise Superseded(f"Another run of {self.system} has begun; this one stops here.")
+            self.confirm()
             yield
+
+    def confirm(self) -> None:
+        """Raises Superseded where another run has taken the system over. Asked before anything is written there."""
+        with cursor() as bound:
+            if not bound.execute(block(SQL, "fence"), {"system": self.system, "fence": self.run.fence}).fetchone():
+                raise Superseded(f"Another run of {self.system} has begun; this one stops here.")
 
     # --- Links --------------------------------------------------------------------------------------------------------
 
@@ -151,10 +159,13 @@ class Exchange:
         fresh = [each for each in agreements if each.key not in linked]
         if fresh:
             with cursor() as bound, bound.copy(block(SQL, "copy_links")) as copy:
-                for key, row, document, seen, parent, _ in fresh:
-                    copy.write_row((self.system, mapping, key, row, _encode(document), seen, parent))
+                for e in fresh:
+                    document = _encode(e.document)
+                    copy.write_row((self.system, mapping, e.key, e.row, document, e.seen, e.parent, e.due))
         old = [
-            {"key": e.key, "agreed": e.document, "seen": e.seen, "hops": e.hops} for e in agreements if e.key in linked
+            {"key": e.key, "agreed": e.document, "seen": e.seen, "hops": e.hops, "due": e.due}
+            for e in agreements
+            if e.key in linked
         ]
         if old:
             with cursor() as bound:
@@ -162,14 +173,18 @@ class Exchange:
 
     def unlink(self, mapping: str, parents: Collection[str], but: Collection[str]) -> None:
         """Forget what belonged to these rows and does not any more."""
-        gone = Link.objects.filter(system=self.system, mapping=mapping, parent__in=list(parents)).exclude(key__in=but)
-        gone.delete()
+        with cursor() as bound:
+            at = self._at(mapping, parents=list(parents), but=list(but), run=self.run.pk)
+            bound.execute(block(SQL, "forget_members"), at)
 
     def forget(self, mapping: Mapping, rows: Collection[str]) -> None:
         """These rows and their records are no pair any more, as one of the two is gone."""
-        Link.objects.filter(system=self.system, mapping=mapping.name, row__in=list(rows)).delete()
-        if mapping.rows:
-            Link.objects.filter(system=self.system, mapping=mapping.rows.name, parent__in=list(rows)).delete()
+        if not rows:
+            return
+        with cursor() as bound:
+            members = mapping.rows.name if mapping.rows else None
+            at = self._at(mapping.name, members=members, rows=list(rows), run=self.run.pk)
+            bound.execute(block(SQL, "forget"), at)
 
     def row_of(self, mapping: str, key: str) -> str:
         """Raises Unmappable where we do not have the record."""
@@ -195,7 +210,7 @@ class Exchange:
     def move(self, at: Cursor) -> None:
         """To be committed with what was done up to there."""
         at.save()
-        Run.objects.filter(pk=self.run.pk).update(counts=self.counts)
+        Run.objects.filter(pk=self.run.pk).update(counts=self.counts, cursors=self.run.cursors)
 
     # --- Dead letters -------------------------------------------------------------------------------------------------
 
@@ -210,8 +225,7 @@ class Exchange:
         candidates: Sequence[str] = (),
     ) -> None:
         """Put a record aside; what failed is tried again, everything else waits for a person or a decision."""
-        if kind is not Kind.HELD:
-            self.count(mapping, "failed" if kind is Kind.FAILED else "waiting")
+        self.count(mapping, "failed" if kind is Kind.FAILED else "waiting")
         reason = "; ".join(error.messages) if hasattr(error, "messages") else str(error)
         if self.pretend:
             return self.show(f"{mapping.name} {key}: would wait: {reason}")
@@ -249,10 +263,10 @@ class Exchange:
                 at = self._at(mapping.name, direction=direction, keys=texts(keys))
                 bound.execute(block(SQL, "settle"), at)
 
-    def put_aside(self, mapping: Mapping, direction: str, keys: Collection[str]) -> set[str]:
-        """Those of the keys that wait for a person, who is not overtaken by the next run."""
+    def put_aside(self, mapping: Mapping, keys: Collection[str]) -> set[str]:
+        """Those of their keys that wait for a person, who is not overtaken by the next run."""
         with cursor() as bound:
-            at = self._at(mapping.name, direction=direction, keys=texts(keys))
+            at = self._at(mapping.name, direction=Cursor.Direction.PULL.value, keys=texts(keys))
             return {key for (key,) in bound.execute(block(SQL, "put_aside"), at)}
 
     def _letters(self, mapping: Mapping, direction: str) -> "Any":

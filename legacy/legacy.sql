@@ -11,12 +11,13 @@ SELECT key, agreed::text FROM legacy_link
 WHERE system = %(system)s AND mapping = %(mapping)s AND key = ANY (%(keys)s::text[])
 
 -- name: copy_links
-COPY legacy_link (system, mapping, key, row, agreed, seen, parent) FROM STDIN
+COPY legacy_link (system, mapping, key, row, agreed, seen, parent, due) FROM STDIN
 
 -- name: agree
 -- Both sides look like this now; `hops` null: as it was.
-UPDATE legacy_link l SET agreed = v.agreed, seen = v.seen, agreed_at = now(), hops = coalesce(v.hops, l.hops)
-FROM json_to_recordset(%(links)s::json) AS v(key text, agreed jsonb, seen text, hops int)
+UPDATE legacy_link l
+SET agreed = v.agreed, seen = v.seen, agreed_at = now(), hops = coalesce(v.hops, l.hops), due = v.due
+FROM json_to_recordset(%(links)s::json) AS v(key text, agreed jsonb, seen text, hops int, due boolean)
 WHERE l.system = %(system)s AND l.mapping = %(mapping)s AND l.key = v.key
 
 -- name: settle
@@ -29,6 +30,38 @@ WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)
 SELECT key FROM legacy_deadletter
 WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s::text[])
   AND next_at IS NULL
+
+-- name: forget
+-- These rows, and what belongs to them, are no pair with a record any more. What was is kept for a rollback.
+WITH gone AS (
+    DELETE FROM legacy_link l
+    WHERE l.system = %(system)s
+      AND ((l.mapping = %(mapping)s AND l.row = ANY (%(rows)s::uuid[]))
+           OR (l.mapping = %(members)s AND l.parent = ANY (%(rows)s::uuid[])))
+    RETURNING *
+)
+INSERT INTO legacy_forgotten (run_id, system, mapping, key, row, agreed, parent)
+SELECT %(run)s::uuid, system, mapping, key, row, agreed, parent FROM gone
+
+-- name: forget_members
+-- What belonged to these rows and does not any more.
+WITH gone AS (
+    DELETE FROM legacy_link l
+    WHERE l.system = %(system)s AND l.mapping = %(mapping)s AND l.parent = ANY (%(parents)s::uuid[])
+      AND NOT l.key = ANY (%(but)s::text[])
+    RETURNING *
+)
+INSERT INTO legacy_forgotten (run_id, system, mapping, key, row, agreed, parent)
+SELECT %(run)s::uuid, system, mapping, key, row, agreed, parent FROM gone
+
+-- name: remember
+-- The links of rows that a rollback has put back. Whoever has taken the key or the row meanwhile keeps it.
+INSERT INTO legacy_link (system, mapping, key, row, agreed, seen, parent)
+SELECT DISTINCT ON (f.mapping, f.row) f.system, f.mapping, f.key, f.row, f.agreed, '', f.parent
+FROM legacy_forgotten f
+WHERE f.run_id = %(run)s::uuid AND f.system = %(system)s AND f.row = ANY (%(rows)s::uuid[])
+ORDER BY f.mapping, f.row, f.id
+ON CONFLICT DO NOTHING
 
 -- name: wait
 -- A record that changed again before it was applied is applied once, as it is now, in its first place.
@@ -44,6 +77,16 @@ SELECT count(*) FILTER (WHERE w.gone), count(*) FILTER (WHERE NOT w.gone AND l.i
 FROM legacy_waiting w
 LEFT JOIN legacy_link l ON l.system = w.system AND l.mapping = w.mapping AND l.key = w.key
 WHERE w.system = %(system)s AND w.mapping = %(mapping)s
+
+-- name: waits_no_more
+-- What was over there otherwise, or not at all, and is now as it was before.
+DELETE FROM legacy_waiting WHERE system = %(system)s AND mapping = %(mapping)s AND key = ANY (%(keys)s::text[])
+
+-- name: gone_no_more
+-- What was missing when keys were compared before, and is among them now.
+DELETE FROM legacy_waiting w USING legacy_sweptkey k
+WHERE w.system = %(system)s AND w.mapping = %(mapping)s AND w.gone
+  AND k.system = w.system AND k.mapping = w.mapping AND k.key = w.key
 
 -- name: keys_begin
 DELETE FROM legacy_sweptkey WHERE system = %(system)s AND mapping = %(mapping)s

@@ -13,6 +13,7 @@
 import datetime as dt
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Map
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -21,8 +22,8 @@ from zoneinfo import ZoneInfo
 from django.db import models
 
 from legacy.connector import Place, Source
-from legacy.convert import How
-from legacy.document import Document, Reader, Refer, Writer, canonical, fingerprint, natural, reader, writer
+from legacy.convert import By, How
+from legacy.document import Document, Reader, Refer, Unmappable, Writer, canonical, fingerprint, natural, reader, writer
 from sync.wire import Entity, entities
 
 Wins = Literal["legacy", "server", "newest", "merge", "manual"]
@@ -61,10 +62,11 @@ class Rows:
     place: Place
     fields: tuple[F, ...]
     copied: tuple[str, ...] = ()  # fields of ours that repeat the record's
+    wins: Wins | None = None  # who wins where both changed them, if not as in the rest of the mapping
 
     @cached_property
     def readers(self) -> dict[str, Reader]:
-        return _readers(self.model, self.fields)
+        return _readers(self.model, [line for line in self.fields if line.only != "push"])
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
@@ -105,16 +107,26 @@ class Same:
 
 @dataclass(frozen=True)
 class Window:
-    """The hours in which a mapping runs, on a wall clock. One that ends before it begins goes over midnight."""
+    """The hours in which a mapping runs, on a wall clock. One that ends before it begins goes over midnight.
+
+    In the night that lacks an hour, one that begins in it is open as long, and an hour later.
+    """
 
     begin: str  # "22:00"
     end: str  # "05:30"
     zone: str = "UTC"
 
     def is_open(self, at: dt.datetime) -> bool:
-        now = at.astimezone(ZoneInfo(self.zone)).strftime("%H:%M")
-        inside = self.begin <= now < self.end
-        return inside if self.begin <= self.end else now >= self.begin or now < self.end
+        today = at.astimezone(ZoneInfo(self.zone)).date()
+        return any(begin <= at < end for begin, end in map(self._of, (today - dt.timedelta(days=1), today)))
+
+    def _of(self, day: dt.date) -> tuple[dt.datetime, dt.datetime]:
+        """From when to when it is open that begins on a day."""
+        begin, end = dt.time.fromisoformat(self.begin), dt.time.fromisoformat(self.end)
+        last = day + dt.timedelta(days=0 if begin <= end else 1)
+        ends = (dt.datetime.combine(*at, ZoneInfo(self.zone)) for at in ((day, begin), (last, end)))
+        opens, closes = (each.astimezone(dt.UTC) for each in ends)
+        return opens, closes
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,16 @@ class Mapping:
     @cached_property
     def readers(self) -> dict[str, Reader]:
         """Field of ours, by its name on the wire → what reads it from their record."""
-        return _readers(self.model, self.fields)
+        return _readers(self.model, [line for line in self.fields if line.only != "push"])
+
+    @cached_property
+    def _mirrors(self) -> dict[str, Reader]:
+        """The same of fields that only go there: so it is seen where somebody changed them over there.
+
+        A function of the deployment's own may have no sense backwards, so what it wrote is not read.
+        """
+        lines = [x for x in self.fields if self.both and x.only == "push" and not x.late and not isinstance(x.how, By)]
+        return _readers(self.model, lines)
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
@@ -241,22 +262,29 @@ class Mapping:
 
     @cached_property
     def _winners(self) -> dict[str, Wins]:
-        return {attname(self.model, name): line.wins for line in self.fields if line.wins for name in line.names}
+        own = {attname(self.model, name): line.wins for line in self.fields if line.wins for name in line.names}
+        return own | ({self.rows.place: self.rows.wins} if self.rows and self.rows.wins else {})
 
     # --- pure functions of records and documents ---
 
     def ours(self, values: Map[Place, Any], refer: Refer) -> Document:
         """Their record as our document: what it has a place for. Raises Unmappable."""
         document = {name: value for name, read in self.readers.items() if (value := read(values, refer)) is not ABSENT}
+        for name, read in self._mirrors.items():
+            with suppress(Unmappable):  # whatever it is, it is not ours
+                document[name] = None
+                document[name] = read(values, refer)
+            if document[name] is ABSENT:
+                del document[name]
         if self.rows and values.get(self.rows.place) is not None:
             document[self.rows.place] = {
-                refer(self.rows.name, str(row["id"])): self.row_document(row, refer) for row in values[self.rows.place]
+                refer(self.rows.name, str(row["id"])): self.row_document(row, refer) for row in self.members(values)
             }
         return document
 
-    def rows_of(self, values: Map[Place, Any]) -> list[Map[Place, Any]]:
-        """A record's rows; none where it says nothing of them."""
-        return (values.get(self.rows.place) or []) if self.rows else []
+    def members(self, values: Map[Place, Any]) -> list[Any]:
+        """A record's rows; none where it does not tell of them."""
+        return values.get(self.rows.place) or [] if self.rows else []
 
     def row_document(self, row: Map[Place, Any], refer: Refer) -> Document:
         """One of a record's rows. Raises Unmappable."""
@@ -306,12 +334,9 @@ def attname(model: type[models.Model], name: str) -> str:
     return str(found.attname)
 
 
-def _readers(model: type[models.Model], lines: tuple[F, ...]) -> dict[str, Reader]:
+def _readers(model: type[models.Model], lines: Iterable[F]) -> dict[str, Reader]:
     return {
-        attname(model, name): reader(model, line, at, ABSENT)
-        for line in lines
-        if line.only != "push"
-        for at, name in enumerate(line.names)
+        attname(model, name): reader(model, line, at, ABSENT) for line in lines for at, name in enumerate(line.names)
     }
 
 

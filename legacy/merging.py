@@ -32,37 +32,33 @@ def merged(
 ) -> Merged:
     """Merge what changed over there since both sides agreed into our document as it is now.
 
-    `outranked`: fields that a system of a higher rank gave their value here, which this one does not overrule.
+    At first contact nothing is agreed (`{}`), and of a line that is new in the mapping neither: what is empty on one
+    side is filled from the other, the rest is disputed. `outranked`: fields that a system of a higher rank gave their
+    value here, which this one does not overrule.
     """
-    news, own = both_changed(mapping, agreed, theirs, ours)
-    if not own:
-        return Merged(
-            {name: value for name, value in news.items() if mapping.settled({name: ours.get(name)}) != {name: value}}
-        )
-    base = {name: agreed[name] for name in own}
-    since = Since(changed=dict.fromkeys(own, LONG_AGO), base=base)
-    found = merge(_rules(mapping, news, ours, frozenset(outranked)), news, ours, since)
-    return Merged(dict(found.write), found.disputes)
+    found = news(mapping, agreed, theirs, ours)
+    if not found:
+        return Merged({})
+    base = {name: agreed[name] for name in agreed.keys() & (differs(mapping, ours, agreed) | set(outranked))}
+    if not base and found.keys() <= agreed.keys() and not outranked:
+        return Merged(found)
+    rules = _rules(mapping, theirs, ours, frozenset(outranked))
+    first = _units(rules, found.keys() - agreed.keys())
+    filled = {name: found[name] for unit in first if _empty(ours, unit) for name in unit if name in found}
+    kept = {name for unit in first if _empty(theirs, unit) and mapping.pushed >= set(unit) for name in unit}
+    given = {name: value for name, value in found.items() if name not in filled and name not in kept}
+    disputed = dict.fromkeys((*base, *(given.keys() - agreed.keys())), LONG_AGO)
+    result = merge(rules, given, ours, Since(changed=disputed, base=base))
+    return Merged(filled | dict(result.write), result.disputes)
 
 
-def first_merged(mapping: Mapping, theirs: Document, ours: Document) -> Merged:
-    """The same at first contact, when nothing was ever agreed: what is empty here is filled, the rest is disputed."""
-    given = {name: value for name, value in theirs.items() if name in mapping.pulled}
-    filled = {
-        name: value for name, value in given.items() if ours.get(name) in (None, "", {}) and value not in (None, "", {})
+def news(mapping: Mapping, agreed: Document, theirs: Document, ours: Document) -> Document:
+    """What they changed since, but for what we have already, as far as their side can hold it."""
+    return {
+        name: value
+        for name, value in changed(agreed, theirs).items()
+        if name in mapping.pulled and (name not in ours or mapping.settled({name: ours[name]}) != {name: value})
     }
-    given = {name: value for name, value in given.items() if name not in filled}
-    rules = _rules(
-        mapping, given, {name: ours.get(name) for name in (*given, mapping.newest) if name in ours}, frozenset()
-    )
-    found = merge(rules, given, ours, Since(known=False))
-    return Merged(filled | dict(found.write), found.disputes)
-
-
-def both_changed(mapping: Mapping, agreed: Document, theirs: Document, ours: Document) -> tuple[Document, set[str]]:
-    """What they changed since, and the names of what we changed since and would send."""
-    news = {name: value for name, value in changed(agreed, theirs).items() if name in mapping.pulled}
-    return news, {name for name in differs(mapping, ours, agreed) if name in agreed} if news else set()
 
 
 def differs(mapping: Mapping, ours: Document, agreed: Document) -> set[str]:
@@ -75,25 +71,34 @@ def differs(mapping: Mapping, ours: Document, agreed: Document) -> set[str]:
     }
 
 
+def _units(rules: Rules, names: Collection[str]) -> set[tuple[str, ...]]:
+    return {rules.units.get(name, (name,)) for name in names}
+
+
+def _empty(document: Document, unit: Collection[str]) -> bool:
+    return all(document.get(name) in EMPTY for name in unit)
+
+
 def _rules(mapping: Mapping, theirs: Document, ours: Document, outranked: frozenset[str]) -> Rules:
-    """The entity's rules with the mapping's word on who wins; the other system is what a device is elsewhere."""
+    """The entity's rules with the mapping's word on who wins; the other system is what a device is elsewhere.
+
+    A unit is decided by its first field: what is mapped of it stays whole, and is outranked as a whole.
+    """
     entity = rules_of(mapping.entity)
     names = {*ours, *theirs}
     fields = {field.attname: field for field in mapping.model._meta.concrete_fields}
     kinds = {name: (wire_type(fields[name]) if name in fields else None) or "json" for name in names}
-    policies = {name: _policy(mapping, entity, name, theirs, ours, outranked) for name in names}
-    units = {
-        name: unit
-        for name, unit in entity.units.items()
-        if set(unit) <= names and len({policies[member] for member in unit}) == 1
+    mapped = {name: tuple(each for each in unit if each in mapping.pulled) for name, unit in entity.units.items()}
+    units = {name: unit for name, unit in mapped.items() if name in unit}
+    policies = {
+        name: _policy(mapping, entity, name, theirs, ours, not outranked.isdisjoint(units.get(name, (name,))))
+        for name in names
     }
     return Rules(policies, units, kinds, entity.delete, entity.counters)
 
 
-def _policy(
-    mapping: Mapping, entity: Rules, name: str, theirs: Document, ours: Document, outranked: frozenset[str]
-) -> Policy:
-    if name in outranked:
+def _policy(mapping: Mapping, entity: Rules, name: str, theirs: Document, ours: Document, outranked: bool) -> Policy:
+    if outranked:
         return "server_wins"
     match mapping.winner(name):
         case "legacy":

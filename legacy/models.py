@@ -24,13 +24,19 @@ class Link(models.Model):
     agreed_at = models.DateTimeField(db_default=Now())
     # How often they did not keep what they were sent, without a person's change in between.
     hops = models.PositiveSmallIntegerField(db_default=0, default=0)
+    # Ours was not as agreed when the record was read, so it is to be sent though nobody has changed it here since.
+    due = models.BooleanField(db_default=False, default=False)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["system", "mapping", "key"], name="link_key_unique"),
             models.UniqueConstraint(fields=["system", "mapping", "row"], name="link_row_unique"),
         ]
-        indexes = [models.Index(fields=["parent"], condition=models.Q(parent__isnull=False), name="link_parent")]
+        indexes = [
+            models.Index(fields=["parent"], condition=models.Q(parent__isnull=False), name="link_parent"),
+            # What a push looks at besides what was changed here.
+            models.Index(fields=["system", "mapping"], condition=models.Q(due=True), name="link_due"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.mapping} {self.row} is {self.system} {self.key}"
@@ -112,6 +118,21 @@ class Run(models.Model):
         return f"run:{self.system}:{self.id}"
 
 
+class Forgotten(models.Model):
+    """A link that a run took away, since one of the two was gone: `--rollback` puts it back with the row."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="forgotten")
+    system = models.TextField()
+    mapping = models.TextField()
+    key = models.TextField()
+    row = models.UUIDField()
+    agreed = models.JSONField(default=dict)
+    parent = models.UUIDField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.mapping} {self.row} was {self.system} {self.key}"
+
+
 class Waiting(models.Model):
     """A record's change that was read and is not applied yet: the plan of a run, kept with its cursor.
 
@@ -155,7 +176,6 @@ class DeadLetter(models.Model):
         FAILED = "failed", "could not be taken over or sent"
         UNCLEAR = "unclear", "may be one of several rows: a person must say which"
         LOOP = "loop", "goes round and round between systems"
-        HELD = "held", "waits for the decision of a conflict"
         IGNORED = "ignored", "left alone, as a person said"
 
     system = models.TextField()
@@ -168,6 +188,8 @@ class DeadLetter(models.Model):
     payload = models.JSONField(encoder=Encoder, decoder=Decoder)
     candidates = models.JSONField(default=list)  # of an unclear one: the ids of our rows that it may be
     said = models.TextField(null=True)  # and what a person said: the id of one, or nothing for a new row
+    # The record as a person mended it: what is taken over, as long as it is over there as it was read.
+    mended = models.JSONField(null=True, encoder=Encoder, decoder=Decoder)
     attempts = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField(db_default=Now())
     next_at = models.DateTimeField(null=True)  # none: only when a person says so

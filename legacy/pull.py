@@ -7,16 +7,27 @@ an empty table there is nothing to hold back, so a first load is written page by
 
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 
 from django.utils import timezone
 
-from legacy.apply import NUL, PAGE_RECORDS, apply, delete, references_in, storable, waiting
+from legacy.apply import (
+    PAGE_RECORDS,
+    apply,
+    confirmed,
+    delete,
+    digest_of,
+    references_in,
+    storable,
+    storable_only,
+    waiting,
+)
 from legacy.connector import Record
-from legacy.document import seen
+from legacy.contact import row_marked
 from legacy.exchange import SQL, Exchange, as_json
 from legacy.mapping import Mapping
-from legacy.models import Cursor, Waiting
-from legacy.safety import guard, guard_failures
+from legacy.models import Cursor, DeadLetter, Link, Run, Waiting
+from legacy.safety import failures, guard, guard_failures
 from sync.sql import block, cursor, texts
 
 PULL = Cursor.Direction.PULL.value
@@ -47,7 +58,7 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
         at.whole = not at.state
         if noting:
             _keys_begin(exchange, mapping)
-    count, more = 0, True
+    count, more, failed = 0, True, failures(exchange, mapping)
     while more:
         page = exchange.connector.changes(mapping.source, mapping.places, at.state)
         at.state, at.midway = page.cursor, page.more
@@ -57,6 +68,7 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
         _take_page(exchange, mapping, page.records, page.gone, at, direct)
         count += len(page.records)
         exchange.tell(f"{mapping.name} from {exchange.system}", count)
+        guard_failures(exchange, mapping, failed, count)
     if noting and (at.whole if page.whole is None else page.whole):
         _hold_missing(exchange, mapping, at)
 
@@ -64,84 +76,115 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
 def _take_page(
     exchange: Exchange, mapping: Mapping, records: list[Record], gone: list[str], at: Cursor, direct: bool
 ) -> None:
-    if exchange.pretend:
-        news = _with_parents(exchange, mapping, _news(exchange, mapping, records))
-        apply(exchange, mapping, news)
-        return delete(exchange, mapping, _linked(exchange, mapping, gone))
-    news = _news(exchange, mapping, records)
-    if direct:
+    news, same = _news(exchange, mapping, records)
+    linked = exchange.known(mapping.name, gone)
+    missing = [Record(key, {}) for key in gone if key in linked] if _takes_deletes(mapping) else []
+    if direct or exchange.pretend:
         news = _with_parents(exchange, mapping, news)
+    if exchange.pretend:
+        apply(exchange, mapping, news)
+        return delete(exchange, mapping, confirmed(exchange, mapping, [record.key for record in missing]))
     with exchange.writing():
+        _waits_no_more(exchange, mapping, [*same, *gone])
         if direct:
             apply(exchange, mapping, news)
         else:
-            _wait(exchange, mapping, news)
-        if _takes_deletes(mapping):
-            _wait(exchange, mapping, [Record(key, {}) for key in _linked(exchange, mapping, gone)], gone=True)
+            _wait(exchange, mapping, storable_only(exchange, mapping, news))
+        _wait(exchange, mapping, missing, gone=True)
         exchange.move(at)
     return None
 
 
-def _news(exchange: Exchange, mapping: Mapping, records: list[Record]) -> list[Record]:
-    """The records without those that are as they were when last read, that a person is looking at, or that we made.
+def _news(exchange: Exchange, mapping: Mapping, records: list[Record]) -> tuple[list[Record], list[str]]:
+    """The records without those that a person is looking at or that we made; the keys of those that are as last read.
 
     A record that a run of ours made and died before it could link it is left to the push, which finishes that.
     """
-    latest = {record.key: record for record in records}
+    latest = {record.key: record for record in _wanted(mapping, records)}
     known = exchange.known(mapping.name, latest)
-    aside = exchange.put_aside(mapping, PULL, latest) if latest else set()
-    made = {r.key: r.marker.removeprefix("sync:") for r in latest.values() if r.marker and r.key not in known}
-    ours = set(mapping.model._default_manager.filter(pk__in=made.values()).values_list("pk", flat=True)) if made else ()
-    unfinished = {key for key, row in made.items() if row in {str(pk) for pk in ours}}
-    found, same = [], 0
-    for key, record in latest.items():
-        if mapping.only_if and not mapping.only_if(record.values):
-            continue
-        if key in known and known[key].seen == digest_of(mapping, record):
-            same += 1
-        elif key not in aside and key not in unfinished:
-            found.append(record)
-    exchange.count(mapping, "unchanged", same)
-    return found
+    aside = exchange.put_aside(mapping, latest) if latest else set()
+    unfinished = _unfinished(exchange, mapping, [record for key, record in latest.items() if key not in known])
+    same = [key for key, record in latest.items() if key in known and known[key].seen == digest_of(mapping, record)]
+    exchange.count(mapping, "unchanged", len(same))
+    passed = {*same, *aside, *unfinished}
+    return [record for key, record in latest.items() if key not in passed], same
 
 
-def digest_of(mapping: Mapping, record: Record) -> str:
-    """The digest by which a record is known again; nothing for one that cannot be kept."""
-    try:
-        return seen(mapping.fingerprint, record.values)
-    except UnicodeEncodeError:
-        return ""
+def _wanted(mapping: Mapping, records: Collection[Record]) -> list[Record]:
+    return [record for record in records if mapping.only_if is None or mapping.only_if(record.values)]
+
+
+def _unfinished(exchange: Exchange, mapping: Mapping, records: Collection[Record]) -> set[str]:
+    """The keys of records that we made for a row of ours and did not link. A copy that they made of one is theirs."""
+    made = {record.key: row for record in records if (row := row_marked(record))}
+    if not made or not mapping.both:
+        return set()
+    rows = {str(pk) for pk in mapping.model._default_manager.filter(pk__in=made.values()).values_list("pk", flat=True)}
+    rows -= {str(link.row) for link in exchange.links_of(mapping.name, rows)}
+    return {key for key, row in made.items() if row in rows}
 
 
 def _wait(exchange: Exchange, mapping: Mapping, records: Collection[Record], gone: bool = False) -> None:
     if not records:
         return
-    kept = []
-    for record in records:
-        text = as_json(record.values)
-        if "\\u0000" in text or not digest_of(mapping, record):
-            exchange.bury(mapping, PULL, record.key, f"It holds {NUL}.", storable(record.values))
-        else:
-            kept.append(
-                {"key": record.key, "values": None if gone else record.values, "marker": record.marker, "gone": gone}
-            )
+    kept = [
+        {"key": record.key, "values": None if gone else record.values, "marker": record.marker, "gone": gone}
+        for record in records
+    ]
     with cursor() as bound:
         at = {"system": exchange.system, "mapping": mapping.name, "records": as_json(kept)}
         bound.execute(block(SQL, "wait"), at)
 
 
+def _waits_no_more(exchange: Exchange, mapping: Mapping, keys: list[str]) -> None:
+    if keys:
+        with cursor() as bound:
+            at = {"system": exchange.system, "mapping": mapping.name, "keys": keys}
+            bound.execute(block(SQL, "waits_no_more"), at)
+
+
 def _retry(exchange: Exchange, mapping: Mapping) -> None:
-    """Try the dead letters again whose time has come: as they are over there now, or as they were read."""
+    """Try the dead letters again whose time has come: as they are over there now, or as they were read or mended."""
     due = exchange.due(mapping, PULL)
     for start in range(0, len(due), RETRIES_PER_CALL):
-        letters = due[start : start + RETRIES_PER_CALL]
-        keys = {letter.key for letter in letters}
+        letters = {letter.key: letter for letter in due[start : start + RETRIES_PER_CALL]}
+        read = {key: Record(key, letter.payload) for key, letter in letters.items() if letter.payload}
         if exchange.connector.capabilities.fetches:
-            found = exchange.connector.fetch(mapping.source, mapping.places, keys)
-            exchange.settle(mapping, PULL, keys - {record.key for record in found})  # gone over there
-        else:
-            found = [Record(letter.key, letter.payload) for letter in letters]
-        _take_now(exchange, mapping, found)
+            found = exchange.connector.fetch(mapping.source, mapping.places, letters.keys())
+            read = {record.key: record for record in _wanted(mapping, found)}
+        _retry_gone(exchange, mapping, letters.keys() - read.keys())
+        mended = {key for key, record in read.items() if _is_mended(letters[key], record)}
+        _take_now(exchange, mapping, [record for key, record in read.items() if key not in mended])
+        if mended:
+            _take_now(exchange, mapping, [Record(key, letters[key].mended or {}) for key in sorted(mended)])
+            _as_read(exchange, mapping, [read[key] for key in mended])
+
+
+def _is_mended(letter: DeadLetter, record: Record) -> bool:
+    """Whether a person mended it, and it is over there as that person saw it."""
+    return letter.mended is not None and as_json(letter.payload) == as_json(storable(dict(record.values)))
+
+
+def _as_read(exchange: Exchange, mapping: Mapping, records: Collection[Record]) -> None:
+    """What was mended is known again by what they have, or it would be news with the next run."""
+    if exchange.pretend:
+        return
+    with exchange.writing():
+        for record in records:
+            links = Link.objects.filter(system=exchange.system, mapping=mapping.name, key=record.key)
+            links.update(seen=digest_of(mapping, Record(record.key, storable(dict(record.values)))))
+
+
+def _retry_gone(exchange: Exchange, mapping: Mapping, keys: Collection[str]) -> None:
+    """Letters of what is gone over there: what could not be deleted here is tried again, the rest is history."""
+    linked = exchange.known(mapping.name, list(keys)) if _takes_deletes(mapping) else {}
+    exchange.settle(mapping, PULL, keys - linked.keys())
+    if exchange.pretend:
+        return delete(exchange, mapping, list(linked))
+    if linked:
+        with exchange.writing():
+            delete(exchange, mapping, list(linked))
+    return None
 
 
 def _take_now(exchange: Exchange, mapping: Mapping, records: list[Record]) -> None:
@@ -174,7 +217,7 @@ def _with_parents(exchange: Exchange, mapping: Mapping, records: list[Record]) -
         asked |= wanted
         for name, keys in missing.items():
             parent = exchange.mappings[name]
-            found = exchange.connector.fetch(parent.source, parent.places, keys)
+            found = _wanted(parent, exchange.connector.fetch(parent.source, parent.places, keys))
             if parent is mapping:
                 records += found
             else:
@@ -210,10 +253,13 @@ def _sweep(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
 def _hold_missing(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
     """What is linked and was not among the keys is gone: it waits to be confirmed and deleted."""
     after = ""
+    if not exchange.pretend:
+        with exchange.writing(), cursor() as bound:
+            bound.execute(block(SQL, "gone_no_more"), {"system": exchange.system, "mapping": mapping.name})
     while page := _missing(exchange, mapping, after):
         after = page[-1]
         if exchange.pretend:
-            delete(exchange, mapping, page)
+            delete(exchange, mapping, confirmed(exchange, mapping, page))
         else:
             with exchange.writing():
                 _wait(exchange, mapping, [Record(key, {}) for key in page], gone=True)
@@ -224,13 +270,18 @@ def _hold_missing(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
 
 
 def _keys_begin(exchange: Exchange, mapping: Mapping) -> None:
-    with cursor() as bound:
+    with _scratch(exchange), cursor() as bound:
         bound.execute(block(SQL, "keys_begin"), {"system": exchange.system, "mapping": mapping.name})
 
 
 def _keys_add(exchange: Exchange, mapping: Mapping, keys: list[str]) -> None:
-    with cursor() as bound:
+    with _scratch(exchange), cursor() as bound:
         bound.execute(block(SQL, "keys_add"), {"system": exchange.system, "mapping": mapping.name, "keys": texts(keys)})
+
+
+def _scratch(exchange: Exchange) -> AbstractContextManager[None]:
+    """The keys of a pass are one run's own: one that is superseded must not mix up those of its successor."""
+    return nullcontext() if exchange.pretend else exchange.writing()
 
 
 def _missing(exchange: Exchange, mapping: Mapping, after: str) -> list[str]:
@@ -239,29 +290,28 @@ def _missing(exchange: Exchange, mapping: Mapping, after: str) -> list[str]:
         return [key for (key,) in bound.execute(block(SQL, "keys_missing"), parameters)]
 
 
-def _linked(exchange: Exchange, mapping: Mapping, keys: Collection[str]) -> list[str]:
-    return list(exchange.known(mapping.name, keys)) if keys else []
-
-
 # --- The plan ---------------------------------------------------------------------------------------------------------
 
 
 def _apply_waiting(exchange: Exchange, mapping: Mapping) -> None:
     """Carry out what waits, a page in one transaction, in the order in which it was read; deletions at the end."""
+    failed = failures(exchange, mapping)
     for gone in (False, True):
         done, last = 0, 0
         while page := waiting(exchange, mapping, last, gone):
             last = page[-1].pk
-            records = [Record(each.key, each.values or {}, marker=each.marker) for each in page]
-            if not gone:
+            if gone:
+                keys = confirmed(exchange, mapping, [each.key for each in page])
+            else:
+                records = [Record(each.key, each.values or {}, marker=each.marker) for each in page]
                 records = _with_parents(exchange, mapping, records)
             with exchange.writing():
                 if gone:
-                    delete(exchange, mapping, [record.key for record in records])
+                    delete(exchange, mapping, keys)
                 else:
                     apply(exchange, mapping, records)
                 Waiting.objects.filter(pk__in=[each.pk for each in page]).delete()
-                exchange.run.save(update_fields=["cursors"])
+                Run.objects.filter(pk=exchange.run.pk).update(counts=exchange.counts)
             done += len(page)
             exchange.tell(f"{mapping.name}: {'deleting' if gone else 'writing'}", done)
-            guard_failures(exchange, mapping, done)
+            guard_failures(exchange, mapping, failed, done)

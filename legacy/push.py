@@ -1,16 +1,18 @@
 """Our changes become theirs: one record at a time, each remembered as soon as it has arrived."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import connection
+from django.db.models import QuerySet
 
-from legacy.apply import apply
+from legacy.apply import apply, comes_back
 from legacy.connector import Changed, Misconfigured, Record, Refused
+from legacy.contact import MARKER
 from legacy.disputes import open_disputes
-from legacy.document import Document, Unmappable, changed
+from legacy.document import Document, Unmappable
 from legacy.exchange import SQL, Agreement, Exchange, Kind, described
 from legacy.mapping import Mapping as Declared
 from legacy.merging import differs
@@ -22,7 +24,6 @@ PUSH = Cursor.Direction.PUSH.value
 PAGE_ROWS = 200
 TRIES_MAX = 3  # of one record that others change at the same time
 FIRST = UUID(int=0)
-MARKER = "sync:"
 
 
 def push(exchange: Exchange, mapping: Declared) -> None:
@@ -32,35 +33,50 @@ def push(exchange: Exchange, mapping: Declared) -> None:
     so nothing is sent twice.
     """
     at = exchange.cursor(mapping, PUSH)
-    position = _now()
-    seen = 0
+    position: dict[str, Any] = _now()
+    seen, later = 0, set()
     for rows in _candidates(exchange, mapping, at.state, position):
-        _send_page(exchange, mapping, rows)
+        later |= _send_page(exchange, mapping, rows)
         seen += len(rows)
         exchange.tell(f"{mapping.name} to {exchange.system}", seen)
     if not exchange.pretend:
-        at.state = position
+        at.state = position | {"later": sorted(later)}
         with exchange.writing():
             exchange.move(at)
 
 
-def _send_page(exchange: Exchange, mapping: Declared, rows: list[str]) -> None:
+def _send_page(exchange: Exchange, mapping: Declared, rows: list[str]) -> set[str]:
+    """Send what differs. Returns the rows to look at again with the next run, since a person must say what they are."""
     links = {str(link.row): link for link in exchange.links_of(mapping.name, rows)}
     now = read(mapping, rows)
     held = open_disputes(exchange, mapping, rows)
-    aside = exchange.put_aside(mapping, PUSH, rows) - held.keys()
-    for row, ours in now.items():
-        sent = mapping.sends is None or row in links or mapping.sends(ours.document)
-        if sent and row not in aside and (row not in links or _news(mapping, ours, links[row], held.get(row, ()))):
-            _send(exchange, mapping, row, ours, frozenset(held.get(row, ())))
-        elif row not in held:
-            exchange.settle(mapping, PUSH, [row])
+    later = _unclear(exchange, mapping, now.keys() - links.keys())
+    in_step = []
     for row in rows:
-        if row not in now:  # deleted here
-            if row in links and mapping.deletes in ("push", "both"):
-                _send_delete(exchange, mapping, row, links[row])
-            else:
-                exchange.settle(mapping, PUSH, [row])
+        ours, link, waits = now.get(row), links.get(row), frozenset(held.get(row, ()))
+        if ours is None and link and mapping.deletes in ("push", "both"):
+            _send_delete(exchange, mapping, row, link)
+        elif ours and row not in later and _is_to_send(mapping, ours, link, waits):
+            _send(exchange, mapping, row, ours, waits)
+        elif not waits:
+            in_step.append(row)
+    exchange.settle(mapping, PUSH, in_step)
+    if not exchange.pretend:
+        Link.objects.filter(system=exchange.system, mapping=mapping.name, due=True, row__in=in_step).update(due=False)
+    return later
+
+
+def _is_to_send(mapping: Declared, ours: Ours, link: Link | None, held: frozenset[str]) -> bool:
+    if link is None:
+        return mapping.sends is None or mapping.sends(ours.document)
+    return bool(_news(mapping, ours, link, held))
+
+
+def _unclear(exchange: Exchange, mapping: Declared, rows: Collection[str]) -> set[str]:
+    """Those of the rows that a record of theirs may be: a person says so first, or they would have it twice."""
+    letters = DeadLetter.objects.filter(system=exchange.system, mapping=mapping.name, kind=Kind.UNCLEAR)
+    found = letters.filter(candidates__has_any_keys=list(rows)).values_list("candidates", flat=True)
+    return {row for candidates in found for row in candidates} & set(rows)
 
 
 def _now() -> dict[str, str]:
@@ -71,31 +87,29 @@ def _now() -> dict[str, str]:
 
 
 def _candidates(exchange: Exchange, mapping: Declared, since: Document, now: Document) -> Iterator[list[str]]:
-    """Ids of rows to look at, by the page: dead letters that are due, then what was changed; at first, all rows."""
-    if again := [letter.key for letter in (*exchange.due(mapping, PUSH), *_decided(exchange, mapping))]:
-        yield again
-    everything = mapping.model._default_manager.order_by("pk").values_list("pk", flat=True)
+    """Ids of rows to look at, by the page: what waited, then what was changed; at first, all rows."""
+    again = [*since.get("later", ()), *(letter.key for letter in exchange.due(mapping, PUSH))]
+    yield from (again[at : at + PAGE_ROWS] for at in range(0, len(again), PAGE_ROWS))
+    links = Link.objects.filter(system=exchange.system, mapping=mapping.name, due=True)
+    yield from _pages(lambda after: _ids(links.filter(row__gt=after), "row"))
+    if since.get("database") == now["database"]:
+        yield from _pages(lambda after: _changed(exchange, mapping, since["snapshot"], after))
+    else:
+        yield from _pages(lambda after: _ids(mapping.model._default_manager.filter(pk__gt=after), "pk"))
+
+
+def _pages(page_after: Callable[[UUID], list[str]]) -> Iterator[list[str]]:
+    """Pages of ids, each asked for with the last id of the one before it."""
     after = FIRST
-    while True:
-        if since.get("database") == now["database"]:
-            page = _changed(exchange, mapping, since["snapshot"], after)
-        else:
-            page = [str(pk) for pk in everything.filter(pk__gt=after)[:PAGE_ROWS]]
-        if page:
-            yield page
+    while page := page_after(after):
+        yield page
         if len(page) < PAGE_ROWS:
             return
         after = UUID(page[-1])
 
 
-def _decided(exchange: Exchange, mapping: Declared) -> list[DeadLetter]:
-    """What waited for a conflict's decision that there is now."""
-    letters = DeadLetter.objects.filter(
-        system=exchange.system, mapping=mapping.name, direction=PUSH, kind=Kind.HELD
-    ).order_by("pk")
-    found = list(letters)
-    waiting = open_disputes(exchange, mapping, [letter.key for letter in found]) if found else {}
-    return [letter for letter in found if letter.key not in waiting]
+def _ids(found: "QuerySet[Any]", field: str) -> list[str]:
+    return [str(id) for id in found.order_by(field).values_list(field, flat=True)[:PAGE_ROWS]]
 
 
 def _changed(exchange: Exchange, mapping: Declared, since: str, after: UUID) -> list[str]:
@@ -130,6 +144,7 @@ def _send(exchange: Exchange, mapping: Declared, row: str, ours: Ours | None, he
             if exchange.pretend:
                 return _pretend(exchange, mapping, ours, link, held)
             if link and (loop := _loops(exchange, mapping, ours, link, held)):
+                Link.objects.filter(pk=link.pk).update(due=False)
                 return exchange.bury(mapping, PUSH, row, loop, ours.document, Kind.LOOP)
             _deliver(exchange, mapping, row, ours, link, held)
             return None if held else exchange.settle(mapping, PUSH, [row])
@@ -177,6 +192,7 @@ def _create(exchange: Exchange, mapping: Declared, row: str, ours: Ours) -> Reco
     else:
         values = _outgoing(mapping, mapping.theirs(ours.document, exchange.key_of, new_rows=ours.copies))
         early = {place: value for place, value in values.items() if place not in mapping.late_places}
+        exchange.confirm()
         record = _fetch(exchange, mapping, exchange.connector.create(mapping.source, marker, early))
         made = mapping.ours(record.values, _nothing)
         sent = mapping.settled(ours.document) | {name: made[name] for name in mapping.late_names if name in made}
@@ -196,11 +212,11 @@ def _pair(
     """Link what belongs to a record and looks the same on both sides; with `everything`, also what does not."""
     if not (part := mapping.rows):
         return
-    keys = [str(each["id"]) for each in mapping.rows_of(record.values)]
+    keys = [str(each["id"]) for each in mapping.members(record.values)]
     linked = exchange.rows_of((part.name, key) for key in keys)
     free = {member: document for member, document in sent[part.place].items() if member not in linked.values()}
     pairs: list[Agreement] = []
-    for key, values in zip(keys, mapping.rows_of(record.values), strict=True):
+    for key, values in zip(keys, mapping.members(record.values), strict=True):
         if (part.name, key) not in linked:
             theirs = mapping.row_document(values, exchange.row_of)
             same = next((member for member, document in free.items() if document == theirs), None)
@@ -213,31 +229,35 @@ def _pair(
 def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link) -> None:
     """Delete their record of a row that was deleted here; one that they have edited since brings our row back."""
     found = exchange.connector.fetch(mapping.source, mapping.places, [link.key])
+    edited = bool(found) and _edited(exchange, mapping, link, found[0])
+    if exchange.pretend:
+        return exchange.show(
+            f"{mapping.name} {row} → {exchange.system}: would be {'made again' if edited else 'deleted'}"
+        )
+    if edited:
+        with exchange.writing():
+            apply(exchange, mapping, found, counted=False)
+        return exchange.settle(mapping, PUSH, [row])
     if found:
-        theirs = mapping.ours(found[0].values, exchange.row_of)
-        edited = {name: value for name, value in changed(link.agreed, theirs).items() if not _is_rows(mapping, name)}
-        if exchange.pretend:
-            return exchange.show(
-                f"{mapping.name} {row} → {exchange.system}: would be {'made again' if edited else 'deleted'}"
-            )
-        if edited:
-            with exchange.writing():
-                apply(exchange, mapping, found, counted=False)
-            return exchange.settle(mapping, PUSH, [row])
+        exchange.confirm()
         try:
             exchange.connector.delete(mapping.source, found[0])
         except (Refused, Changed) as error:
             return exchange.bury(mapping, PUSH, row, error, link.agreed)
         exchange.count(mapping, "deleted there")
-    if not exchange.pretend:
-        with exchange.writing():
-            exchange.forget(mapping, [row])
-        exchange.settle(mapping, PUSH, [row])
-    return None
+    with exchange.writing():
+        exchange.forget(mapping, [row])
+    return exchange.settle(mapping, PUSH, [row])
+
+
+def _edited(exchange: Exchange, mapping: Declared, link: Link, record: Record) -> bool:
+    try:
+        return comes_back(mapping, link.agreed, mapping.ours(record.values, exchange.row_of))
+    except Unmappable:  # a line of theirs, or what a field refers to, is new
+        return True
 
 
 def _is_rows(mapping: Declared, name: str) -> bool:
-    """Their lines have no rows here to be held against, once ours are deleted."""
     return mapping.rows is not None and name == mapping.rows.place
 
 

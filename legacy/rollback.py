@@ -13,7 +13,9 @@ from django.utils import timezone
 
 from legacy.connector import Misconfigured
 from legacy.exchange import SQL, Exchange
+from legacy.mapping import Mapping
 from legacy.models import Counterpart, Cursor, Link, Run, Waiting
+from legacy.rows import read
 from sync.sql import block, cursor
 from sync.wire import Entity, entities
 from sync.write import Change, insert_rows, update_rows
@@ -31,6 +33,11 @@ class Written:
     old: dict[str, Any] | None
     deleted: bool
     last: bool
+
+    @property
+    def made(self) -> bool:
+        """Whether it is there since the run alone."""
+        return self.old is None and not self.deleted
 
 
 @dataclass
@@ -56,10 +63,6 @@ def roll_back(exchange: Exchange, undone: Run) -> TakenBack:
     found = take_back(exchange, undone)
     if not exchange.pretend:
         with exchange.writing():
-            Waiting.objects.filter(system=exchange.system, read_at__gte=undone.started_at).delete()
-            for name, state in undone.cursors.items():
-                at = Cursor.objects.filter(system=exchange.system, mapping=name, direction=Cursor.Direction.PULL)
-                at.update(state=state, midway=False)
             Counterpart.objects.filter(system=exchange.system).update(
                 paused_at=timezone.now(), paused_why=f"the run {undone.pk} was rolled back"
             )
@@ -67,17 +70,53 @@ def roll_back(exchange: Exchange, undone: Run) -> TakenBack:
 
 
 def take_back(exchange: Exchange, undone: Run | None = None) -> TakenBack:
-    """The same without pausing; of the run at work itself where no other is named."""
-    author = (undone or exchange.run).author
-    found = TakenBack()
-    for entity in reversed(entities().values()):  # children before their parents: what the run made goes
-        for page in _pages(entity, author):
-            _undo(exchange, entity, [w for w in page if w.last and w.old is None and not w.deleted], found)
+    """The same without pausing; of the run at work itself where no other is named.
+
+    What the run made goes first, children before their parents, then what it changed or deleted is put back. What it
+    made and something else of the run still referred to goes at the end.
+    """
+    run, found = undone or exchange.run, TakenBack()
     for entity in entities().values():
-        for page in _pages(entity, author):
-            _undo(exchange, entity, [w for w in page if w.last and w.old is not None], found)
+        for page in _pages(entity, run.author):
             found.left += [f"{entity.name} {w.row}: changed since" for w in page if not w.last]
+    _take_away(exchange, run, TakenBack(found.counts))
+    for entity in entities().values():
+        for page in _pages(entity, run.author):
+            _undo(exchange, entity, run, [w for w in page if w.last and w.old is not None], found)
+    if not exchange.pretend:
+        _take_away(exchange, run, found)
+        _read_again(exchange, run)
     return found
+
+
+def _take_away(exchange: Exchange, run: Run, found: TakenBack) -> None:
+    for entity in reversed(entities().values()):
+        for page in _pages(entity, run.author):
+            made = [w for w in page if w.last and w.made]
+            used = _used(entity, [w.row for w in made]) if made and not exchange.pretend else set()
+            found.left += [f"{entity.name} {row}: other rows refer to it" for row in sorted(used)]
+            _undo(exchange, entity, run, [w for w in made if w.row not in used], found)
+
+
+def _used(entity: Entity, rows: list[str]) -> set[str]:
+    """Those of the rows that others refer to, which would go with them, or lose what they refer to."""
+    found: set[str] = set()
+    for relation in entity.model._meta.related_objects:
+        name = relation.field.name
+        others: Any = relation.related_model._default_manager.filter(**{f"{name}__in": rows})
+        if relation.related_model is entity.model:
+            others = others.exclude(pk__in=rows)
+        found |= {str(row) for row in others.values_list(f"{name}_id", flat=True)}
+    return found
+
+
+def _read_again(exchange: Exchange, undone: Run) -> None:
+    """Back to where the run began to read; what it read and did not apply yet is forgotten."""
+    with exchange.writing():
+        Waiting.objects.filter(system=exchange.system, read_at__gte=undone.started_at).delete()
+        for name, state in undone.cursors.items():
+            at = Cursor.objects.filter(system=exchange.system, mapping=name, direction=Cursor.Direction.PULL)
+            at.update(state=state, midway=False, swept_at=None)
 
 
 def _pages(entity: Entity, author: str) -> Iterator[list[Written]]:
@@ -117,7 +156,7 @@ def _written(entity: Entity, row: str, steps: list[tuple[Any, ...]]) -> Written:
     )
 
 
-def _undo(exchange: Exchange, entity: Entity, written: Sequence[Written], found: TakenBack) -> None:
+def _undo(exchange: Exchange, entity: Entity, run: Run, written: Sequence[Written], found: TakenBack) -> None:
     """Put rows back; halved where another row's reference keeps one."""
     if not written:
         return
@@ -125,31 +164,52 @@ def _undo(exchange: Exchange, entity: Entity, written: Sequence[Written], found:
         with transaction.atomic():
             if not exchange.pretend:
                 with exchange.writing():
-                    _write(exchange, entity, written)
+                    _write(exchange, entity, run, written)
     except (ProtectedError, RestrictedError, IntegrityError) as error:
         if len(written) == 1:
             found.left.append(f"{entity.name} {written[0].row}: {error.args[0]}")
             return
         middle = len(written) // 2
-        _undo(exchange, entity, written[:middle], found)
-        _undo(exchange, entity, written[middle:], found)
+        _undo(exchange, entity, run, written[:middle], found)
+        _undo(exchange, entity, run, written[middle:], found)
         return
     for each in written:
         found.counts["deleted again" if each.old is None else "made again" if each.deleted else "restored"] += 1
 
 
-def _write(exchange: Exchange, entity: Entity, written: Sequence[Written]) -> None:
+def _write(exchange: Exchange, entity: Entity, run: Run, written: Sequence[Written]) -> None:
     rows = [each.row for each in written]
-    if made := [each.row for each in written if each.old is None]:
+    parents = _parents(exchange, entity, rows)
+    if made := [each.row for each in written if each.made]:
         entity.model._default_manager.filter(pk__in=made).delete()
         Link.objects.filter(system=exchange.system, row__in=made).delete()
     if again := [each for each in written if each.deleted and each.old is not None]:
         insert_rows(entity, [each.row for each in again], [each.old or {} for each in again])
     if restored := [each for each in written if not each.deleted and each.old]:
         update_rows(entity, [Change(each.row, each.old or {}) for each in restored])
-    # Their record is news again when it is read again, and what it says is their change, not ours.
-    for link in Link.objects.filter(system=exchange.system, row__in=rows):
-        old = next(each.old for each in written if each.row == str(link.row)) or {}
-        link.agreed |= {name: value for name, value in old.items() if name in link.agreed}
-        link.seen = ""
-        link.save()
+    with cursor() as bound:
+        bound.execute(block(SQL, "remember"), {"run": run.pk, "system": exchange.system, "rows": rows})
+    for mapping in exchange.mappings.values():
+        if mapping.entity == entity:
+            _agree_again(exchange, mapping, {each.row: each.old or {} for each in written})
+        elif mapping.rows and mapping.rows.entity == entity:
+            whole = {mapping.rows.place: None}
+            _agree_again(exchange, mapping, dict.fromkeys(parents | _parents(exchange, entity, rows), whole))
+
+
+def _parents(exchange: Exchange, entity: Entity, members: list[str]) -> set[str]:
+    """The rows that these belong to, as lines to an order."""
+    parts = [m.rows for m in exchange.mappings.values() if m.rows and m.rows.entity == entity]
+    there = entity.model._default_manager.filter(pk__in=members)
+    return {str(parent) for part in parts for parent in there.values_list(part.parent_column, flat=True)}
+
+
+def _agree_again(exchange: Exchange, mapping: Mapping, fields: dict[str, dict[str, Any]]) -> None:
+    """Their record is news again when it is read again, and what it says in these fields, by row, is their change."""
+    now = read(mapping, list(fields))
+    for link in exchange.links_of(mapping.name, list(fields)):
+        if ours := now.get(str(link.row)):
+            names = fields[ours.row].keys() & link.agreed.keys()
+            link.agreed |= {name: ours.document[name] for name in names if name in ours.document}
+            link.seen = ""
+            link.save(update_fields=["agreed", "seen"])

@@ -112,6 +112,11 @@ def _run(system: System, this: Run, counterpart: Counterpart, only: Collection[s
         this.state, this.error = State.MISCONFIGURED, str(error)
     except Superseded as error:
         this.state, this.error = State.KILLED, str(error)
+    except Exception as error:  # of a connector or of ours: the run says so too
+        this.state, this.error, this.ended_at = State.KILLED, f"{type(error).__name__}: {error}", timezone.now()
+        if not how.get("pretend"):
+            this.save()
+        raise
 
 
 def _recognise(exchange: Exchange, counterpart: Counterpart, identity: str) -> None:

@@ -27,9 +27,17 @@ def guard(exchange: Exchange, mapping: Mapping) -> None:
         raise Stopped(_told(exchange, mapping, changes, linked, "change"))
 
 
-def guard_failures(exchange: Exchange, mapping: Mapping, records: int) -> None:
-    """Raises Stopped where more of the records than the mapping's share have failed."""
-    failed = exchange.counts[mapping.name].get("failed", 0)
+def failures(exchange: Exchange, mapping: Mapping) -> int:
+    """How many records of a mapping have failed in this run so far."""
+    return exchange.counts[mapping.name].get("failed", 0) if mapping.name in exchange.counts else 0
+
+
+def guard_failures(exchange: Exchange, mapping: Mapping, before: int, records: int) -> None:
+    """Raises Stopped where more of so many new records than the mapping's share have failed.
+
+    `before`: what had failed already, such as dead letters that were tried again.
+    """
+    failed = failures(exchange, mapping) - before
     share = _share(mapping.stop_failed_share, settings.LEGACY_STOP_FAILED_SHARE_MAX)
     if failed > _allowed(share, records) and not exchange.force and not exchange.pretend:
         raise Stopped(

@@ -1,9 +1,9 @@
 """One run of a command at a time, on whatever machine cron fires."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from django.db import OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection
 from psycopg.errors import LockNotAvailable
 
 LOCK_MILLISECONDS_MAX = 500  # to wait for: a run that was just killed holds its lock until PostgreSQL notices
@@ -35,6 +35,7 @@ def alone(command: str, subject: str = "") -> Iterator[None]:
                     raise Busy(f"Another run of {subject or command} is at work.") from None
                 raise
         yield
-        lock.rollback()  # closing alone lets go of the lock a moment later
+        with suppress(DatabaseError):  # its connection may be gone, and the lock with it
+            lock.rollback()  # closing alone lets go of the lock a moment later
     finally:
         lock.close()

@@ -2,7 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, TypeVar
+from unittest import mock
 
 from entities.models import Customer, Order, OrderLine, Product
 from legacy.connector import Capabilities, Changed, Page, Record, Refused, Unreachable
@@ -11,7 +15,7 @@ from legacy.mapping import F, Rows
 from legacy.mapping import Mapping as Declared
 from legacy.models import Run
 from legacy.runs import run
-from legacy.systems import System
+from legacy.systems import System, declared
 
 T = TypeVar("T")
 
@@ -47,6 +51,16 @@ ORDER = Declared(
 )
 
 
+CAPABILITIES = Capabilities(
+    stamp="a whole number",
+    paging="stamp",
+    deletes="keys",
+    locking="version",
+    idempotency="marker",
+    writes=frozenset({"create", "update", "delete"}),
+)
+
+
 class Killed(BaseException):
     """The process is gone: nothing may catch it."""
 
@@ -54,16 +68,13 @@ class Killed(BaseException):
 class Ledger:
     """Records by source and key, each change stamped. Keys are numbers, as in most systems."""
 
-    capabilities = Capabilities(
-        stamp="a whole number",
-        paging="stamp",
-        deletes="keys",
-        locking="version",
-        idempotency="marker",
-        writes=frozenset({"create", "update", "delete"}),
-    )
-
-    def __init__(self, page_records: int = 2) -> None:
+    def __init__(self, page_records: int = 2, name: str = "ledger", **capabilities: Any) -> None:
+        self.name = name
+        self.capabilities = replace(CAPABILITIES, **capabilities)
+        self.identity = "a test"
+        self.removed: dict[tuple[str, str], int] = {}
+        self.keeps: Callable[[dict[str, Any]], dict[str, Any]] = dict  # what it makes of what it is given
+        self.listed: Callable[[str], Iterator[str]] = lambda source: iter(list(self.records[source]))
         self.records: dict[str, dict[str, dict[str, Any]]] = {"party": {}, "item": {}, "sale": {}}
         self.stamps: dict[tuple[str, str], int] = {}
         self.markers: dict[str, str] = {}
@@ -84,10 +95,15 @@ class Ledger:
         self.stamps[source, key] = self.clock
         return key
 
+    def remove(self, source: str, key: str) -> None:
+        self.clock += 1
+        del self.records[source][key]
+        self.removed[source, key] = self.clock
+
     # legacy.connector.Connector
 
     def open(self) -> str:
-        return self._call("open", lambda: "a test")
+        return self._call("open", lambda: self.identity)
 
     def close(self) -> None:
         pass
@@ -102,7 +118,9 @@ class Ledger:
             after = {"at": list(page[-1])} if page else dict(cursor)
             if more and page[-1] == at:
                 after = {"at": list(found[self.page_records])}
-            return Page([self._record(source, str(key)) for _, key in page], after, more)
+            gone = [key for (of, key), stamp in self.removed.items() if of == source and stamp >= at[0]]
+            shown = [key for key in gone if self.capabilities.deletes == "shown" and key not in self.records[source]]
+            return Page([self._record(source, str(key)) for _, key in page], after, more, shown)
 
         return self._call(f"changes {source}", answer)
 
@@ -111,7 +129,7 @@ class Ledger:
         return self._call("fetch", lambda: [self._record(source, key) for key in known])
 
     def keys(self, source: str) -> Iterator[str]:
-        return iter(self.records[source])
+        return self._call("keys", lambda: self.listed(source))
 
     def find(self, source: str, marker: str) -> str | None:
         key = self.markers.get(marker)
@@ -123,7 +141,7 @@ class Ledger:
                 raise Refused("We do not deal with those.")
             number = {"state": "draft", "number": f"S{len(self.written)}"}
             given: dict[str, Any] = number if source == "sale" else {"code": None}
-            key = self.put(source, **{**given, **self._with_ids(values)})
+            key = self.put(source, **self.keeps({**given, **self._with_ids(values)}))
             self.markers[marker] = key
             self.written.append(("create", key))
             return key
@@ -134,7 +152,7 @@ class Ledger:
         def act() -> None:
             if self.stamps[source, record.key] != record.version:
                 raise Changed("somebody was faster")
-            self.put(source, record.key, **self._with_ids({place: values[place] for place in changed}))
+            self.put(source, record.key, **self.keeps(self._with_ids({place: values[place] for place in changed})))
             self.written.append(("update", record.key))
 
         self._call("update", act)
@@ -143,7 +161,8 @@ class Ledger:
         def act() -> None:
             if record.key in self.records[source] and self.stamps[source, record.key] != record.version:
                 raise Changed("somebody was faster")
-            self.records[source].pop(record.key, None)
+            if record.key in self.records[source]:
+                self.remove(source, record.key)
             self.written.append(("delete", record.key))
 
         self._call("delete", act)
@@ -168,7 +187,10 @@ class Ledger:
 
     def sync(self, *mappings: Declared, **options: Any) -> Run:
         self.calls = 0
-        return run(System("ledger", lambda: self, mappings or (CUSTOMER, PRODUCT, ORDER)), **options)
+        return run(self.system(*mappings), **options)
+
+    def system(self, *mappings: Declared) -> System:
+        return System(self.name, lambda: self, mappings or (CUSTOMER, PRODUCT, ORDER))
 
     def break_off(self, at: int, error: type[BaseException], answered: bool) -> None:
         """At call number `at`: `answered` False dies before it is done, True after it was done, the answer lost."""
@@ -192,3 +214,12 @@ def down(ledger: Ledger) -> None:
         raise Unreachable("It does not answer.")
 
     ledger.before = breaks
+
+
+@contextmanager
+def declared_systems(*systems: System) -> Iterator[None]:
+    """The deployment is connected to these."""
+    with mock.patch("legacy.systems.import_module", lambda name: SimpleNamespace(SYSTEMS=systems)):
+        declared.cache_clear()
+        yield
+    declared.cache_clear()

@@ -48,7 +48,9 @@ class Liar(Ledger):
 class Stamped(Liar):
     """One whose stamps can be measured, and whose clock is an hour late."""
 
-    capabilities = Capabilities(stamp="changed", precision_seconds=1e-6, deletes="keys", paging="stamp")
+    def __init__(self, lie: str = "") -> None:
+        super().__init__(lie)
+        self.capabilities = Capabilities(stamp="changed", precision_seconds=1e-6, deletes="keys", paging="stamp")
 
     def sample_stamps(self, source: str, limit: int) -> list[datetime | None]:
         return [NOW, None] if self.lie == "some have no stamp" else [NOW, NOW + timedelta(seconds=1)]
