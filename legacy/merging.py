@@ -45,7 +45,7 @@ def merged(
     rules = _rules(mapping, theirs, ours, frozenset(outranked))
     first = _units(rules, found.keys() - agreed.keys())
     filled = {name: found[name] for unit in first if _empty(ours, unit) for name in unit if name in found}
-    kept = {name for unit in first if _empty(theirs, unit) and mapping.pushed >= set(unit) for name in unit}
+    kept = {name for unit in first if _empty(theirs, unit) for name in unit}
     given = {name: value for name, value in found.items() if name not in filled and name not in kept}
     disputed = dict.fromkeys((*base, *(given.keys() - agreed.keys())), LONG_AGO)
     result = merge(rules, given, ours, Since(changed=disputed, base=base))

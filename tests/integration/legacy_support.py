@@ -1,5 +1,6 @@
 """A pre-existing system in memory that does all that real ones do, and dies or loses answers when told to."""
 
+import datetime as dt
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from legacy.runs import run
 from legacy.systems import System, declared
 
 T = TypeVar("T")
+DAY = dt.date(2026, 11, 21)
 
 CUSTOMER = Declared(
     "customer",
@@ -207,6 +209,16 @@ class Ledger:
 
     def mend(self) -> None:
         self.before = self.after = lambda call, number: None
+
+
+def an_order(ledger: Ledger, **values: Any) -> str:
+    """An order in the ledger, with all that it refers to."""
+    party = next(iter(ledger.records["party"]), None) or ledger.put("party", code="ANA", name="Ana", city="Berlin")
+    item = next(iter(ledger.records["item"]), None) or ledger.put("item", code="1", name="Chai")
+    number = 1000 + 10 * ledger.clock
+    lines = [{"id": str(number + i), "item": item, "quantity": i + 1, "price": "18"} for i in range(2)]
+    order = {"number": "10248", "party": party, "state": "draft", "day": DAY, "lines": lines}
+    return ledger.put("sale", **order | values)
 
 
 def down(ledger: Ledger) -> None:

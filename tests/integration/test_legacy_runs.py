@@ -1,7 +1,6 @@
 """What a run of sync_legacy promises, against a system in memory and the real PostgreSQL."""
 
 import datetime as dt
-from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -11,10 +10,9 @@ from legacy.connector import Unreachable
 from legacy.models import DeadLetter, Link, Run
 from sync.alone import Busy, alone
 from sync.models import History
-from tests.integration.legacy_support import Killed, Ledger, down
+from tests.integration.legacy_support import DAY, Killed, Ledger, an_order, down
 
 pytestmark = pytest.mark.django_db(transaction=True)
-DAY = dt.date(2026, 11, 21)
 
 
 @pytest.fixture
@@ -34,14 +32,6 @@ def customers() -> dict[str | None, str]:
 
 def revisions() -> int:
     return History.objects.count()
-
-
-def an_order(ledger: Ledger, **values: Any) -> str:
-    """An order in the ledger, with all that it refers to."""
-    party = ledger.put("party", code="ANA", name="Ana", city="Berlin")
-    item = ledger.put("item", code="1", name="Chai")
-    lines = [{"id": str(100 + i), "item": item, "quantity": i + 1, "price": "18"} for i in range(2)]
-    return ledger.put("sale", number="10248", party=party, state="draft", day=DAY, lines=lines, **values)
 
 
 def our_order() -> Order:
