@@ -20,7 +20,7 @@ from legacy.document import Document, Unmappable, changed, seen
 from legacy.exchange import Agreement, Exchange, Kind, described
 from legacy.exchange import Known as Linked
 from legacy.mapping import Mapping as Declared
-from legacy.merging import EMPTY, differs, merged, news
+from legacy.merging import EMPTY, contested, differs, merged
 from legacy.models import Cursor, Waiting
 from legacy.rows import Invalid, Plan, read, write
 
@@ -159,7 +159,7 @@ def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: M
     ranked = outranked(
         exchange,
         mapping,
-        lambda: {row: news(mapping, base[row] or {}, theirs[row], ours.document) for row, ours in now.items()},
+        lambda: {row: contested(mapping, base[row] or {}, theirs[row], ours.document) for row, ours in now.items()},
     )
     for item in items:
         agreed, ours = base[item.row], now.get(item.row)

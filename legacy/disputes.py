@@ -43,6 +43,7 @@ def keep_disputes(exchange: Exchange, mapping: Declared, stakes: Stakes) -> None
             row_id=row,
             mutation=uuid4(),
             device=exchange.id,
+            source=exchange.system,
             op="update",
             state=Conflict.State.OPEN,
         )
@@ -73,13 +74,13 @@ def _revisions(mapping: Declared, rows: Collection[str]) -> dict[str, int]:
 
 
 def outranked(
-    exchange: Exchange, mapping: Declared, news: Callable[[], Mapping[str, Collection[str]]]
+    exchange: Exchange, mapping: Declared, contested: Callable[[], Mapping[str, Collection[str]]]
 ) -> dict[str, set[str]]:
-    """Of the fields that are news, by row, those that a system of a higher rank gave their value here."""
+    """Of the fields that both sides changed, by row, those that a system of a higher rank gave their value here."""
     own = exchange.ranks.get(exchange.system, 0)
     if not any(rank < own for rank in exchange.ranks.values()):
         return {}
-    pairs = [(row, name) for row, names in news().items() for name in names]
+    pairs = [(row, name) for row, names in contested().items() for name in names]
     parameters = {
         "entity": mapping.entity.name,
         "rows": Uuids([row for row, _ in pairs]),

@@ -61,6 +61,13 @@ def news(mapping: Mapping, agreed: Document, theirs: Document, ours: Document) -
     }
 
 
+def contested(mapping: Mapping, agreed: Document, theirs: Document, ours: Document) -> set[str]:
+    """The names in their news, and what is decided with them, that are not as agreed here, whether ours goes or not."""
+    now, units = mapping.settled(ours), rules_of(mapping.entity).units
+    told = {each for name in news(mapping, agreed, theirs, ours) for each in units.get(name, (name,))}
+    return {n for n in told & mapping.pulled & now.keys() if n not in agreed or now[n] != agreed[n]}
+
+
 def differs(mapping: Mapping, ours: Document, agreed: Document) -> set[str]:
     """The names that go to them and are not as agreed. Of what they never spoke of, only what is not empty here."""
     now = mapping.settled(ours)

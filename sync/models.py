@@ -53,6 +53,9 @@ class Conflict(models.Model):
     row_id = models.UUIDField(db_index=True)
     mutation = models.UUIDField(unique=True)
     device = models.UUIDField(db_index=True)
+    source = models.TextField(
+        blank=True, default="", db_default=""
+    )  # what people call the device, where it is a system and no device
     op = models.TextField()
     base_rev = models.BigIntegerField(null=True, blank=True)
     server_rev = models.BigIntegerField(null=True, blank=True)

@@ -74,8 +74,11 @@ class DeviceFilter(admin.SimpleListFilter):
     parameter_name = "device"
 
     def lookups(self, request: HttpRequest, page: Any) -> Lookups:
-        met = Device.objects.filter(Exists(page.get_queryset(request).filter(device=OuterRef("pk")).order_by()))
-        return [(str(pk), name) for pk, name in met.order_by("name").values_list("pk", "name")[:DEVICES_LISTED_MAX]]
+        seen = page.get_queryset(request).order_by()
+        met = Device.objects.filter(Exists(seen.filter(device=OuterRef("pk")))).order_by("name")
+        systems = seen.exclude(source="").order_by("source").values_list("device", "source").distinct()
+        named = [*systems, *met.values_list("pk", "name")[:DEVICES_LISTED_MAX]]
+        return [(str(pk), name) for pk, name in named]
 
     def has_output(self) -> bool:
         return True  # even with one device to choose from, a link may have chosen another
@@ -138,7 +141,7 @@ def search(found: QuerySet[Any], term: str) -> QuerySet[Any]:
     named = Device.objects.filter(name__icontains=term).values("pk")
     sides = {f"{side}_text": Cast(side, TextField()) for side in ("base", "server", "device_values")}
     in_json = json.dumps(term, ensure_ascii=False)[1:-1]
-    anywhere = Q(device__in=named)
+    anywhere = Q(device__in=named) | Q(source__icontains=term)
     for side in sides:
         anywhere |= Q(**{f"{side}__icontains": in_json})
     matching: QuerySet[Any] = found.alias(**sides).filter(anywhere)

@@ -65,7 +65,7 @@ def lines(conflicts: Sequence[Conflict], viewable: Iterable[str]) -> list[Line]:
     found = []
     for conflict in conflicts:
         device, row = str(conflict.device), rows.get((conflict.entity, str(conflict.row_id)))
-        name = names.get(device, "a device that is no more")
+        name = conflict.source or names.get(device, "a device that is no more")
         found.append(_line(conflict, row or short_id(conflict.row_id), name, users.get(device, ""), labels))
     return found
 

@@ -151,7 +151,11 @@ class ConflictPage:
 
     @property
     def device_name(self) -> str:
-        return self.device.name if self.device else "a device that is no more"
+        return self.conflict.source or (self.device.name if self.device else "a device that is no more")
+
+    @property
+    def while_offline(self) -> str:
+        return "" if self.conflict.source else " while it was offline"
 
     @property
     def device_user(self) -> str:

@@ -110,6 +110,7 @@ class StaffConflict(msgspec.Struct):
     row: UUID
     mutation: UUID
     device: UUID
+    source: str
     op: str
     policy: str
     state: str

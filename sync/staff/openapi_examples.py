@@ -27,6 +27,7 @@ CONFLICT: dict[str, Any] = {
     "row": ROW,
     "mutation": MUTATIONS[1],
     "device": DEVICE_ID,
+    "source": "",
     "op": "update",
     "policy": "manual",
     "state": "open",
