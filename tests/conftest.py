@@ -8,6 +8,8 @@ from django.db import connection
 from django.test import TransactionTestCase
 from hypothesis import settings
 
+pytest_plugins = ["tests.integration.legacy_sql_support"]  # servers that several files share
+
 settings.register_profile("shared machine", deadline=None)  # how long a case takes says nothing there
 settings.load_profile("shared machine")
 project.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes a quarter of a second
