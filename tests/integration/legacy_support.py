@@ -217,7 +217,7 @@ def an_order(ledger: Ledger, **values: Any) -> str:
     item = next(iter(ledger.records["item"]), None) or ledger.put("item", code="1", name="Chai")
     number = 1000 + 10 * ledger.clock
     lines = [{"id": str(number + i), "item": item, "quantity": i + 1, "price": "18"} for i in range(2)]
-    order = {"number": "10248", "party": party, "state": "draft", "day": DAY, "lines": lines}
+    order: dict[str, Any] = {"number": "10248", "party": party, "state": "draft", "day": DAY, "lines": lines}
     return ledger.put("sale", **order | values)
 
 

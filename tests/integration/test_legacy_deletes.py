@@ -27,7 +27,7 @@ def parties(ledger: Ledger, *mappings: Mapping, number: int = 4) -> Ledger:
     return ledger
 
 
-def codes() -> list[str | None]:
+def codes() -> list[str]:
     return sorted(code or "" for code in Customer.objects.values_list("code", flat=True))
 
 

@@ -47,7 +47,7 @@ ORDER = Mapping(
 def sync(base: Base, *mappings: Mapping) -> dict[str, Any]:
     done = run(System("shop", lambda: Sql(base.url, page_records=2), mappings))
     assert (done.state, done.error) == (Run.State.DONE, "")
-    return done.counts
+    return dict(done.counts)
 
 
 def test_runs_take_over_and_send_back_until_both_sides_are_equal(base: Base) -> None:
