@@ -90,7 +90,7 @@ def _items(exchange: Exchange, mapping: Declared, records: list[Record], linked:
 
 def _references(exchange: Exchange, mapping: Declared, records: list[Record], rows: Mapping[str, str]) -> References:
     """Our rows for the records, for what they refer to and what belongs to them; new ones get their id here."""
-    wanted = {at for record in records for at in references_in(mapping, record)}
+    wanted = {at for record in records for at in references_in(mapping, record)} if mapping.refers else set()
     known: References = exchange.rows_of(wanted) if wanted else {}
     known |= {(mapping.name, key): row for key, row in rows.items()}
     if part := mapping.rows:
@@ -104,8 +104,6 @@ def references_in(mapping: Declared, record: Record) -> set[tuple[str, str]]:
     lines = [(line, record.values) for line in mapping.referring]
     if part := mapping.rows:
         lines += [(line, row) for row in mapping.members(record.values) for line in part.referring]
-    if not lines:
-        return set()
     found = {
         (line.ref, next((v for place in line.places if (v := values.get(place)) not in (None, "")), None))
         for line, values in lines
@@ -167,10 +165,10 @@ def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: M
         if agreed is not None and ours is None and not comes_back(mapping, agreed, document):
             planned.left.append(item)
         elif ours is None:
-            whole = (agreed or {}) | document
-            planned.plans.append(
-                Plan(key, item.row, whole, {n: v for n, v in whole.items() if n in mapping.pulled}, None)
-            )
+            whole = agreed | document if agreed else document
+            own = whole.keys() <= mapping.pulled
+            changes = whole if own else {name: value for name, value in whole.items() if name in mapping.pulled}
+            planned.plans.append(Plan(key, item.row, whole, changes, None))
         else:
             result = merged(mapping, agreed or {}, document, ours.document, ranked.get(item.row, ()))
             planned.plans.append(Plan(key, item.row, document, result.write, ours))
@@ -220,6 +218,9 @@ def _agree(
     forgotten = {name for line in mapping.fields if line.absent == "ignore" for name in mapping.wire_names(line)}
     agreements = []
     for each in planned.plans:
+        if each.now is None and each.key not in planned.agreed and each.changes is each.document:
+            agreements.append(Agreement(each.key, each.row, each.document, digest_of(mapping, records[each.key])))
+            continue
         before, after = planned.agreed.get(each.key, {}), (each.now.document if each.now else {}) | each.changes
         agreed = {n: v for n, v in before.items() if n in each.document or n not in forgotten}
         # Of what only goes there: that nothing is here is no word of ours about what they had before we met.
@@ -318,12 +319,24 @@ def storable_only(exchange: Exchange, mapping: Declared, records: Iterable[Recor
     """The records without those that cannot be kept, which become dead letters with a mark in that place."""
     kept = []
     for record in records:
+        if _is_plain(record.values):
+            kept.append(record)
+            continue
         values = storable(dict(record.values))
         if values == record.values:
             kept.append(record)
         else:
             exchange.bury(mapping, PULL, record.key, f"It holds {UNSTORABLE}.", values)
     return kept
+
+
+def _is_plain(values: Mapping[str, Any]) -> bool:
+    """Whether nothing in a record needs a look, as with most: its texts are looked at together."""
+    found = [value for value in values.values() if type(value) is str]
+    if len(found) < len(values) and any(type(value) in (float, list, dict) for value in values.values()):
+        return False
+    text = "".join(found)
+    return text.isascii() and "\x00" not in text
 
 
 def storable(values: Any) -> Any:

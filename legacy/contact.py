@@ -74,8 +74,10 @@ def new_ids(count: int) -> list[str]:
 
 def row_marked(record: Record) -> str:
     """The row of ours for which we made the record; empty where its marker is none of ours."""
+    if not record.marker.startswith(MARKER):
+        return ""
     try:
-        return str(UUID(record.marker.removeprefix(MARKER))) if record.marker.startswith(MARKER) else ""
+        return str(UUID(record.marker.removeprefix(MARKER)))
     except ValueError:
         return ""
 

@@ -191,8 +191,13 @@ def reader(model: type[models.Model], line: "F", at: int, absent: Any) -> Reader
     elif len(places) == 1 and how is None:  # most lines: nothing comes between the two
         (place,) = places
 
+        is_text = type(field) in (models.CharField, models.TextField)
+
         def read(values: Map[str, Any], refer: Refer) -> Any:  # noqa: ARG001
-            return form(values[place]) if place in values else kept
+            value = values.get(place, absent)
+            if is_text and value and type(value) is str:
+                return value
+            return kept if value is absent else form(value)
     elif len(places) == 1:
         (place,) = places
 

@@ -214,6 +214,11 @@ class Mapping:
         return frozenset(own | ({self.rows.place} if self.rows and self.both else set()))
 
     @cached_property
+    def refers(self) -> bool:
+        """Whether records, or their rows, refer to anything."""
+        return bool(self.referring or (self.rows and self.rows.referring))
+
+    @cached_property
     def referring(self) -> tuple[F, ...]:
         """The lines that are taken over and refer to something."""
         return tuple(line for line in self.fields if line.ref and line.only != "push")

@@ -202,7 +202,7 @@ def _take_now(exchange: Exchange, mapping: Mapping, records: list[Record]) -> No
 
 def _with_parents(exchange: Exchange, mapping: Mapping, records: list[Record]) -> list[Record]:
     """The records, after what they refer to and we do not have yet was fetched: a parent may come after its child."""
-    if not exchange.connector.capabilities.fetches:
+    if not (mapping.refers and exchange.connector.capabilities.fetches):
         return records
     records = list(records)
     asked: set[tuple[str, str]] = set()
