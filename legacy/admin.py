@@ -4,6 +4,7 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 from legacy.models import DeadLetter, Link, Run
+from legacy.webhooks import admin as _webhooks  # noqa: F401  # Django looks for an application's pages here
 
 
 class ReadOnly(ModelAdmin):

@@ -261,7 +261,9 @@ def _pretend(exchange: Exchange, mapping: Declared, items: Sequence[Item], plann
 
 def _count(exchange: Exchange, mapping: Declared, records: int, plans: Sequence[Plan]) -> None:
     for each in plans:
-        exchange.count(mapping, "created" if not each.now else "updated" if each.changes else "unchanged")
+        what = "created" if not each.now else "updated" if each.changes else "unchanged"
+        exchange.count(mapping, what)
+        exchange.became(mapping.name, each.key, what)
     exchange.count(mapping, "unchanged", records - len(plans))
 
 
@@ -312,6 +314,8 @@ def _delete(exchange: Exchange, mapping: Declared, rows: Mapping[str, str]) -> N
             _delete(exchange, mapping, {row: rows[row] for row in half})
         return
     exchange.count(mapping, "deleted", len(rows))
+    for key in rows.values():
+        exchange.became(mapping.name, key, "deleted")
     exchange.settle(mapping, PULL, list(rows.values()))
 
 

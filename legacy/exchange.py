@@ -65,7 +65,7 @@ class Agreement(NamedTuple):
     due: bool = False  # ours differs, and is to be sent
 
 
-def _quiet(*_: object) -> None:
+def quiet(*_: object) -> None:
     """Nobody looks on."""
 
 
@@ -86,8 +86,9 @@ class Exchange:
     retry_all: bool = False  # dead letters are tried again however recently they failed
     force: bool = False  # the safety stop was asked, and a person said yes
     ranks: dict[str, int] = field(default_factory=dict)  # of every system, the first is 1
-    tell: Callable[[str, int], None] = _quiet  # progress: what is being done, and records so far
-    show: Callable[[str], None] = _quiet  # a line of a dry run
+    tell: Callable[[str, int], None] = quiet  # progress: what is being done, and records so far
+    show: Callable[[str], None] = quiet  # a line of a dry run
+    became: Callable[[str, str, str], None] = quiet  # of a mapping's record, by its key: created, failed, …
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
     pretended: dict[tuple[str, str], str] = field(default_factory=dict)  # rows that a dry run would have made
 
@@ -225,6 +226,7 @@ class Exchange:
         candidates: Sequence[str] = (),
     ) -> None:
         """Put a record aside; what failed is tried again, everything else waits for a person or a decision."""
+        self.became(mapping.name, key, "failed" if kind is Kind.FAILED else "undecided")
         self.count(mapping, "failed" if kind is Kind.FAILED else "waiting")
         reason = "; ".join(error.messages) if hasattr(error, "messages") else str(error)
         if self.pretend:

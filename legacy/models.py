@@ -6,6 +6,9 @@ from django.db import models
 from django.db.models.functions import Now
 
 from legacy.stored import Decoder, Encoder
+from legacy.webhooks.models import Hint, Operation
+
+__all__ = ["Counterpart", "Cursor", "DeadLetter", "Hint", "Link", "Operation", "Run", "SweptKey", "Waiting"]
 
 
 class Link(models.Model):

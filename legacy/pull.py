@@ -6,7 +6,7 @@ an empty table there is nothing to hold back, so a first load is written page by
 """
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 
 from django.utils import timezone
@@ -53,7 +53,7 @@ def pull(exchange: Exchange, mapping: Mapping) -> None:
 def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
     """One pass: what is news waits, or is written at once where there is nothing yet."""
     direct = not at.state and not exchange.pretend and not mapping.model._default_manager.exists()
-    noting = exchange.connector.capabilities.deletes == "pass" and _takes_deletes(mapping)
+    noting = exchange.connector.capabilities.deletes == "pass" and takes_deletes(mapping)
     if not at.midway:
         at.whole = not at.state
         if noting:
@@ -76,26 +76,26 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
 def _take_page(
     exchange: Exchange, mapping: Mapping, records: list[Record], gone: list[str], at: Cursor, direct: bool
 ) -> None:
-    news, same = _news(exchange, mapping, records)
+    found, same = news(exchange, mapping, records)
     linked = exchange.known(mapping.name, gone)
-    missing = [Record(key, {}) for key in gone if key in linked] if _takes_deletes(mapping) else []
+    missing = [Record(key, {}) for key in gone if key in linked] if takes_deletes(mapping) else []
     if direct or exchange.pretend:
-        news = _with_parents(exchange, mapping, news)
+        found = _with_parents(exchange, mapping, found)
     if exchange.pretend:
-        apply(exchange, mapping, news)
+        apply(exchange, mapping, found)
         return delete(exchange, mapping, confirmed(exchange, mapping, [record.key for record in missing]))
     with exchange.writing():
         _waits_no_more(exchange, mapping, [*same, *gone])
         if direct:
-            apply(exchange, mapping, news)
+            apply(exchange, mapping, found)
         else:
-            _wait(exchange, mapping, storable_only(exchange, mapping, news))
-        _wait(exchange, mapping, missing, gone=True)
+            hold(exchange, mapping, storable_only(exchange, mapping, found))
+        hold(exchange, mapping, missing, gone=True)
         exchange.move(at)
     return None
 
 
-def _news(exchange: Exchange, mapping: Mapping, records: list[Record]) -> tuple[list[Record], list[str]]:
+def news(exchange: Exchange, mapping: Mapping, records: list[Record]) -> tuple[list[Record], list[str]]:
     """The records without those that a person is looking at or that we made; the keys of those that are as last read.
 
     A record that a run of ours made and died before it could link it is left to the push, which finishes that.
@@ -124,7 +124,7 @@ def _unfinished(exchange: Exchange, mapping: Mapping, records: Collection[Record
     return {key for key, row in made.items() if row in rows}
 
 
-def _wait(exchange: Exchange, mapping: Mapping, records: Collection[Record], gone: bool = False) -> None:
+def hold(exchange: Exchange, mapping: Mapping, records: Collection[Record], gone: bool = False) -> None:
     if not records:
         return
     kept = [
@@ -154,9 +154,9 @@ def _retry(exchange: Exchange, mapping: Mapping) -> None:
             read = {record.key: record for record in _wanted(mapping, found)}
         _retry_gone(exchange, mapping, letters.keys() - read.keys())
         mended = {key for key, record in read.items() if _is_mended(letters[key], record)}
-        _take_now(exchange, mapping, [record for key, record in read.items() if key not in mended])
+        take_now(exchange, mapping, [record for key, record in read.items() if key not in mended])
         if mended:
-            _take_now(exchange, mapping, [Record(key, letters[key].mended or {}) for key in sorted(mended)])
+            take_now(exchange, mapping, [Record(key, letters[key].mended or {}) for key in sorted(mended)])
             _as_read(exchange, mapping, [read[key] for key in mended])
 
 
@@ -177,7 +177,7 @@ def _as_read(exchange: Exchange, mapping: Mapping, records: Collection[Record]) 
 
 def _retry_gone(exchange: Exchange, mapping: Mapping, keys: Collection[str]) -> None:
     """Letters of what is gone over there: what could not be deleted here is tried again, the rest is history."""
-    linked = exchange.known(mapping.name, list(keys)) if _takes_deletes(mapping) else {}
+    linked = exchange.known(mapping.name, list(keys)) if takes_deletes(mapping) else {}
     exchange.settle(mapping, PULL, keys - linked.keys())
     if exchange.pretend:
         return delete(exchange, mapping, list(linked))
@@ -187,8 +187,13 @@ def _retry_gone(exchange: Exchange, mapping: Mapping, keys: Collection[str]) -> 
     return None
 
 
-def _take_now(exchange: Exchange, mapping: Mapping, records: list[Record]) -> None:
-    """Apply some records at once, outside of the plan: a dead letter, what another one refers to, a webhook's."""
+def take_now(
+    exchange: Exchange, mapping: Mapping, records: list[Record], then: Callable[[], None] = lambda: None
+) -> None:
+    """Apply some records at once, outside of the plan: a dead letter, what another one refers to, a webhook's.
+
+    `then` belongs to the same transaction.
+    """
     records = _with_parents(exchange, mapping, records)
     if exchange.pretend:
         return apply(exchange, mapping, records)
@@ -197,6 +202,7 @@ def _take_now(exchange: Exchange, mapping: Mapping, records: list[Record]) -> No
         Waiting.objects.filter(
             system=exchange.system, mapping=mapping.name, key__in=[record.key for record in records]
         ).delete()
+        then()
     return None
 
 
@@ -221,19 +227,19 @@ def _with_parents(exchange: Exchange, mapping: Mapping, records: list[Record]) -
             if parent is mapping:
                 records += found
             else:
-                _take_now(exchange, parent, found)
+                take_now(exchange, parent, found)
 
 
 # --- Deletions --------------------------------------------------------------------------------------------------------
 
 
-def _takes_deletes(mapping: Mapping) -> bool:
+def takes_deletes(mapping: Mapping) -> bool:
     return mapping.deletes in ("pull", "both")
 
 
 def _sweep(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
     """Where deletions show by missing keys alone: compare them all, now and then, or each time for a snapshot."""
-    if exchange.connector.capabilities.deletes != "keys" or not _takes_deletes(mapping):
+    if exchange.connector.capabilities.deletes != "keys" or not takes_deletes(mapping):
         return
     hours = 0.0 if mapping.mode == "snapshot" else mapping.sweep_hours
     if at.swept_at and (timezone.now() - at.swept_at).total_seconds() < hours * 3600:
@@ -262,7 +268,7 @@ def _hold_missing(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
             delete(exchange, mapping, confirmed(exchange, mapping, page))
         else:
             with exchange.writing():
-                _wait(exchange, mapping, [Record(key, {}) for key in page], gone=True)
+                hold(exchange, mapping, [Record(key, {}) for key in page], gone=True)
     if not exchange.pretend:
         at.swept_at = timezone.now()
         with exchange.writing():

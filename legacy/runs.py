@@ -19,6 +19,8 @@ from legacy.pull import pull
 from legacy.push import push
 from legacy.rollback import TakenBack, roll_back, take_back
 from legacy.systems import System, ranks
+from legacy.webhooks.hook import Hook
+from legacy.webhooks.take import take_hints
 from sync.alone import alone
 
 State = Run.State
@@ -42,10 +44,18 @@ class How(TypedDict, total=False):
     show: Callable[[str], None]
 
 
-def run(system: System, *, only: Collection[str] = (), trigger: str = "command", **how: Unpack[How]) -> Run:
+def run(
+    system: System,
+    *,
+    only: Collection[str] = (),
+    trigger: str = "command",
+    work: Callable[[Exchange], None] | None = None,
+    **how: Unpack[How],
+) -> Run:
     """Execute one run and return it with its counts. Raises Busy; whatever else goes wrong is in the run's `state`.
 
     What was committed before it went wrong stays: the next run goes on from there. `only`: the names of mappings.
+    `work`: what to do instead of exchanging all that changed.
     """
     with alone("sync_legacy", system.name):
         this = Run(system=system.name, started_at=timezone.now(), trigger=trigger)
@@ -55,7 +65,7 @@ def run(system: System, *, only: Collection[str] = (), trigger: str = "command",
                 this.state, this.error, this.ended_at = *why, this.started_at
                 return this
             _take_over(this)
-        _run(system, this, counterpart, only, how)
+        _run(system, this, counterpart, work or (lambda exchange: _exchange(exchange, only, system.webhook)), how)
         this.ended_at = timezone.now()
         if not how.get("pretend"):
             this.save()
@@ -88,7 +98,7 @@ def _take_over(this: Run) -> None:
     this.save()
 
 
-def _run(system: System, this: Run, counterpart: Counterpart, only: Collection[str], how: How) -> None:
+def _run(system: System, this: Run, counterpart: Counterpart, work: Callable[[Exchange], None], how: How) -> None:
     try:
         connector = system.connect()
         mappings = {each.name: each for each in system.mappings}
@@ -97,7 +107,9 @@ def _run(system: System, this: Run, counterpart: Counterpart, only: Collection[s
             identity = connector.open()
             exchange.tell(f"signed in as {identity}", 0)
             _recognise(exchange, counterpart, identity)
-            _exchange(exchange, only)
+            for mapping in exchange.mappings.values():
+                check_against(mapping, exchange.connector.capabilities)
+            work(exchange)
             this.state = State.PARTIAL if exchange.failed else State.DONE
         except Stopped as stop:
             this.state, this.error = State.STOPPED, str(stop)
@@ -130,10 +142,9 @@ def _recognise(exchange: Exchange, counterpart: Counterpart, identity: str) -> N
         Counterpart.objects.filter(system=exchange.system).update(identity=identity)
 
 
-def _exchange(exchange: Exchange, only: Collection[str]) -> None:
+def _exchange(exchange: Exchange, only: Collection[str], webhook: Hook | None) -> None:
     now = timezone.now()
-    for mapping in exchange.mappings.values():
-        check_against(mapping, exchange.connector.capabilities)
+    take_hints(exchange, now, webhook)  # so that plain cron is enough for webhooks too
     chosen = [each for each in exchange.mappings.values() if not only or each.name in only]
     open_ = [each for each in chosen if _is_due(exchange, each, now)]
     # Theirs first: where both changed the same field, most mappings let the pre-existing system win.

@@ -1,10 +1,14 @@
 """The safety stop: what a run may do to our rows without a person who says `--force`."""
 
+from datetime import timedelta
+
 from django.conf import settings
+from django.utils import timezone
 
 from legacy.apply import plan_waiting
 from legacy.exchange import SQL, Exchange, Stopped
 from legacy.mapping import Mapping
+from legacy.models import Run
 from sync.sql import block, cursor
 
 
@@ -15,16 +19,27 @@ def guard(exchange: Exchange, mapping: Mapping) -> None:
     """
     if exchange.force or exchange.pretend:
         return
-    with cursor() as bound:
-        at = {"system": exchange.system, "mapping": mapping.name}
-        row = bound.execute(block(SQL, "waiting"), at).fetchone()
-    gone, known, linked = row or (0, 0, 0)
+    gone, known, linked = _waiting(exchange, mapping)
     share = _share(mapping.stop_deleted_share, settings.LEGACY_STOP_DELETED_SHARE_MAX)
     if gone and (gone == linked or gone > _allowed(share, linked)):
         raise Stopped(_told(exchange, mapping, gone, linked, "delete"))
     allowed = _allowed(_share(mapping.stop_changed_share, settings.LEGACY_STOP_CHANGED_SHARE_MAX), linked)
     if known > allowed and (changes := plan_waiting(exchange, mapping)) > allowed:
         raise Stopped(_told(exchange, mapping, changes, linked, "change"))
+
+
+def may_delete(exchange: Exchange, mapping: Mapping, keys: int) -> bool:
+    """Whether so many rows may be deleted on the word of a webhook, with all that were deleted within a day.
+
+    A system that shows us nothing any more must not empty a table by telling of one record at a time.
+    """
+    gone, _, linked = _waiting(exchange, mapping)
+    since = timezone.now() - timedelta(days=1)
+    runs = Run.objects.filter(system=exchange.system, started_at__gt=since).exclude(pk=exchange.run.pk)
+    before = sum(counts.get(mapping.name, {}).get("deleted", 0) for counts in runs.values_list("counts", flat=True))
+    total = gone + keys + before + exchange.counts[mapping.name].get("deleted", 0)
+    share = _share(mapping.stop_deleted_share, settings.LEGACY_STOP_DELETED_SHARE_MAX)
+    return exchange.force or (keys < linked and total <= _allowed(share, linked))
 
 
 def failures(exchange: Exchange, mapping: Mapping) -> int:
@@ -45,6 +60,14 @@ def guard_failures(exchange: Exchange, mapping: Mapping, before: int, records: i
             f"sync_legacy --system {exchange.system} --force goes on all the same.",
             undo=mapping.undo_failed,
         )
+
+
+def _waiting(exchange: Exchange, mapping: Mapping) -> tuple[int, int, int]:
+    """What waits to be deleted, what waits of linked rows, and all linked rows."""
+    with cursor() as bound:
+        at = {"system": exchange.system, "mapping": mapping.name}
+        gone, known, linked = bound.execute(block(SQL, "waiting"), at).fetchone() or (0, 0, 0)
+    return gone, known, linked
 
 
 def _share(own: float | None, default: float) -> float:

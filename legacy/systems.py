@@ -10,6 +10,7 @@ from django.conf import settings
 from legacy.check import check
 from legacy.connector import Connector, Misconfigured
 from legacy.mapping import Mapping
+from legacy.webhooks.hook import Hook
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class System:
     connect: Callable[[], Connector]
     mappings: tuple[Mapping, ...]
     rank: int = 1
+    webhook: Hook | None = None  # how it tells of changes by itself
 
 
 @cache

@@ -73,6 +73,11 @@ PROBLEMS: Mapping[str, Entry] = {
         "The enrolment code is not accepted",
         "Ask an administrator for a new code: each works once, for a limited time.",
     ),
+    "signature_refused": Entry(
+        401,
+        "The signature is not accepted",
+        "Sign the very bytes of the body, now, with a secret that this server has for the system; then send it again.",
+    ),
     "login_required": Entry(
         401, "Nobody is signed in", "Sign in to the admin, or send Authorization: Token with a token of your own."
     ),
@@ -157,6 +162,9 @@ DECISION_REFUSALS: Mapping[str, str] = {
 }
 
 
+_SCHEMES = {"login_required": "Token", "signature_refused": "Signature"}
+
+
 class Problem(Exception):
     """A refusal of the whole request, to be raised anywhere below HTTP.
 
@@ -181,7 +189,7 @@ class Problem(Exception):
         """The response headers that HTTP asks for beside this status."""
         headers: dict[str, str] = {}
         if self.status == 401:
-            headers["WWW-Authenticate"] = "Token" if self.code == "login_required" else "Bearer"
+            headers["WWW-Authenticate"] = _SCHEMES.get(self.code, "Bearer")
         if self.code == "unsupported_encoding":
             headers["Accept-Encoding"] = "zstd, gzip"
         if "retry_after_seconds" in self.extra:

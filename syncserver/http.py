@@ -29,11 +29,12 @@ from rest_framework.views import APIView
 
 from syncserver import encoding
 from syncserver.errors import CODE_BY_STATUS, MEDIA_TYPE, Problem
-from syncserver.logs import DEVICE_KEY
+from syncserver.logs import DEVICE_KEY, REDACTED
 
 T = TypeVar("T")
 
-DIRECT_PATHS = ("/sync/", "/devices/", "/healthz", "/readyz", "/metrics")  # devices and probes have no session
+WEBHOOK_PATH = "/legacy/"  # for the pre-existing systems
+DIRECT_PATHS = ("/sync/", "/devices/", WEBHOOK_PATH, "/healthz", "/readyz", "/metrics")  # these have no session
 STAFF_PATH = "/api/"  # for people and their programs
 API_PATHS = (*DIRECT_PATHS, STAFF_PATH)  # these never answer in HTML
 PUSH_PATH = "/sync/push"
@@ -49,6 +50,7 @@ COMPRESSED_TYPES = (
 )
 DATABASE_RETRY_SECONDS = 5
 _DATABASE_AWAY = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
+_SECRET_PATH = re.compile(r"(/webhook/).+", re.DOTALL)  # some systems sign nothing, and have a secret as address
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 log = logging.getLogger("syncserver.http")
@@ -247,7 +249,7 @@ def _facts(request: HttpRequest, response: HttpResponseBase, request_id: str, st
         "level": "info",
         "timestamp": datetime.now(UTC),
         "method": request.method,
-        "path": request.path_info,
+        "path": _SECRET_PATH.sub(r"\1" + REDACTED, request.path_info),
         "status": response.status_code,
         "ms": round((perf_counter() - started) * 1000, 2),
         "device": request.META.get(DEVICE_KEY),
@@ -268,6 +270,8 @@ def _open_body(request: HttpRequest) -> None:
     push = request.path_info == PUSH_PATH
     large = push or request.path_info.startswith(STAFF_PATH)  # who mends a mutation may send as much as it had
     bytes_max: int = settings.SYNC_PUSH_BODY_BYTES_MAX if large else settings.SYNC_BODY_BYTES_MAX
+    if request.path_info.startswith(WEBHOOK_PATH):
+        bytes_max = settings.LEGACY_WEBHOOK_BODY_BYTES_MAX
     encoded = meta.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if length <= bytes_max and encoded == "identity" and not chunked:
         return

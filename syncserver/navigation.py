@@ -14,6 +14,7 @@ from sync.declare import declarations
 from sync.models import Conflict, Rejection
 from sync.permissions import visible
 
+LEGACY_ICONS = {"run": "sync_alt", "link": "link", "deadletter": "mail", "hint": "webhook"}
 WAITING_SHOWN_MAX = 999  # a badge is to be read at a glance
 
 
@@ -39,7 +40,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
             _item(request, Grant, "Grants", "key"),
         ],
         "Data that syncs": [_item(request, d.model, icon="table_rows") for d in declarations()],
-        "Pre-existing systems": _of_app(request, "legacy", {"run": "sync_alt", "link": "link", "deadletter": "mail"}),
+        "Pre-existing systems": _of_app(request, "legacy", LEGACY_ICONS),
         "People": _of_app(request, "auth", {"user": "person", "group": "group"}),
     }
     _badge(request, groups[""])

@@ -153,7 +153,6 @@ SYNC_LAST_SEEN_SECONDS = 60  # a device's "last seen" is written at most this of
 SYNC_PROXIES_COUNT = env.integer("SYNC_PROXIES_COUNT", 0)  # trusted proxies that append to X-Forwarded-For
 SYNC_ADMIN_COUNT_SECONDS_MAX = 2  # a count that takes longer is left out of its page
 SYNC_REPLAYS_MAX = 200  # refused changes that a person replays or discards at once; each is a transaction of its own
-DATA_UPLOAD_MAX_MEMORY_SIZE = SYNC_PUSH_BODY_BYTES_MAX
 DATA_UPLOAD_MAX_NUMBER_FIELDS = SYNC_DECISIONS_MAX + 100  # of a form: each of the conflicts that are chosen is one
 
 # --- Attention: after what time somebody should look (`sync/alerts/attention.py`) ---
@@ -200,6 +199,14 @@ LEGACY_HOPS_MAX = 3  # a system that gives back something else that often, with 
 # The circuit breaker: after so many runs in a row that did not reach a system, it is left alone for 1, 2, 4, … minutes.
 LEGACY_FAILURES_MAX = 3
 LEGACY_REST_MINUTES_MAX = 60
+# Webhooks that come in (`legacy/webhooks/`). A secret is `<system>:<secret>`; a system may have several.
+LEGACY_WEBHOOK_SECRETS = env.words("LEGACY_WEBHOOK_SECRETS")  # unset: nothing is believed
+LEGACY_WEBHOOK_BODY_BYTES_MAX = env.integer("LEGACY_WEBHOOK_BODY_BYTES_MAX", 1_000_000)
+# Between a signature and now, either way: what was recorded cannot be sent again later, and clocks differ.
+LEGACY_WEBHOOK_TOLERANCE_SECONDS = env.integer("LEGACY_WEBHOOK_TOLERANCE_SECONDS", 300)
+LEGACY_WEBHOOK_AGE_DAYS_MAX = env.integer("LEGACY_WEBHOOK_AGE_DAYS_MAX", 30)  # one sent again is known that long
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = max(SYNC_PUSH_BODY_BYTES_MAX, LEGACY_WEBHOOK_BODY_BYTES_MAX)
 
 # --- API ---
 REST_FRAMEWORK = {

@@ -15,6 +15,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("devices/", include("devices.urls")),
     path("api/", include("sync.staff.urls")),
+    path("legacy/", include("legacy.webhooks.urls")),
     path("", include("sync.urls")),
     path("openapi.yaml", openapi_yaml, name="openapi"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
