@@ -6,9 +6,9 @@ from django.db import models
 from django.db.models.functions import Now
 
 from legacy.stored import Decoder, Encoder
-from legacy.webhooks.models import Hint, Operation
-
-__all__ = ["Counterpart", "Cursor", "DeadLetter", "Hint", "Link", "Operation", "Run", "SweptKey", "Waiting"]
+from legacy.webhooks.models import Hint as Hint  # Django looks for an application's models here
+from legacy.webhooks.models import Operation as Operation
+from legacy.webhooks.subscriptions import Subscription as Subscription
 
 
 class Link(models.Model):

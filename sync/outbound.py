@@ -1,14 +1,60 @@
-"""Where we call out to: what an address names, and a transport that never reaches inside, whatever was typed."""
+"""How we call out: what an address names, a transport that never reaches inside, and messages that are signed."""
 
 import ipaddress
+import re
 import socket
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+from django.conf import settings
+from standardwebhooks.webhooks import Webhook as Signer
+
+RETRY_AFTER_SECONDS_MAX = 86_400
+GONE = 410
+# Minutes to wait after each failed try; when they are used up, after about three days, a message is given up.
+PAUSES_MINUTES = (5, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440)
 
 
 class NotPublic(Exception):
     """The name stands for an address of this machine or of an inner network."""
+
+
+class Answer(NamedTuple):
+    """What became of one try. `error` is empty where it was accepted, and never quotes an address or a secret."""
+
+    error: str = ""
+    gone: bool = False  # the receiver wants nothing any more
+    retry_after_seconds: int = 0
+
+
+def signed(id: str, body: str, secrets: Sequence[str], at: datetime) -> dict[str, str]:
+    """The headers of Standard Webhooks; with a signature for every secret, so that they can be changed one by one."""
+    return {
+        "content-type": "application/json",
+        "user-agent": f"syncserver/{settings.VERSION}",
+        "webhook-id": id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(Signer(secret).sign(id, at, body) for secret in secrets),
+    }
+
+
+def post(
+    url: str, body: str, headers: dict[str, str], timeout_seconds: float, transport: httpx.BaseTransport | None = None
+) -> Answer:
+    """Raises what httpx and the transport raise. Redirects are not followed: they refuse."""
+    with (
+        httpx.Client(timeout=timeout_seconds, follow_redirects=False, transport=transport) as client,
+        client.stream("POST", url, content=body, headers=headers) as response,  # whose body could be endless
+    ):
+        if response.is_success:
+            return Answer()
+        wait = response.headers.get("retry-after", "")
+        seconds = int(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else 0
+        gone = response.status_code == GONE
+        return Answer(f"answered {response.status_code}", gone, min(seconds, RETRY_AFTER_SECONDS_MAX))
 
 
 class PublicOnly(httpx.HTTPTransport):

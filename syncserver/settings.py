@@ -206,6 +206,8 @@ LEGACY_WEBHOOK_BODY_BYTES_MAX = env.integer("LEGACY_WEBHOOK_BODY_BYTES_MAX", 1_0
 LEGACY_WEBHOOK_TOLERANCE_SECONDS = env.integer("LEGACY_WEBHOOK_TOLERANCE_SECONDS", 300)
 LEGACY_WEBHOOK_AGE_DAYS_MAX = env.integer("LEGACY_WEBHOOK_AGE_DAYS_MAX", 30)  # one sent again is known that long
 
+# Webhooks that go out. Unless set, receivers are public and have HTTPS: a subscription must not reach inside.
+LEGACY_SUBSCRIPTION_PRIVATE = env.flag("LEGACY_SUBSCRIPTION_PRIVATE", False)
 DATA_UPLOAD_MAX_MEMORY_SIZE = max(SYNC_PUSH_BODY_BYTES_MAX, LEGACY_WEBHOOK_BODY_BYTES_MAX)
 
 # --- API ---

@@ -7,27 +7,14 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
 
-import httpx
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
-from standardwebhooks.webhooks import Webhook as Signer
 
 from sync.models import AlertMessage
-from sync.outbound import host_of, is_loopback
+from sync.outbound import Answer, host_of, is_loopback, post, signed
 
 SECRET_BYTES_MIN = 24  # what Standard Webhooks asks for
-RETRY_AFTER_SECONDS_MAX = 86_400
-GONE = 410
-
-
-class Answer(NamedTuple):
-    """What became of one try. `error` is empty where it was accepted, and never quotes an address or a secret."""
-
-    error: str = ""
-    gone: bool = False  # the receiver wants nothing any more
-    retry_after_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +60,9 @@ class Webhook:
 
     def send(self, message: AlertMessage) -> Answer:
         """Raises what httpx raises. A second try has the same webhook-id. Redirects are not followed: they refuse."""
-        with (
-            httpx.Client(timeout=settings.SYNC_ALERT_TIMEOUT_SECONDS, follow_redirects=False) as client,
-            client.stream(
-                "POST", self.url, content=message.body, headers=signed(message, datetime.now(UTC))
-            ) as response,  # whose body is not read: it could be endless
-        ):
-            if response.is_success:
-                return Answer()
-            wait = response.headers.get("retry-after", "")
-            seconds = int(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else 0
-            return Answer(
-                f"answered {response.status_code}",
-                response.status_code == GONE,
-                min(seconds, RETRY_AFTER_SECONDS_MAX),
-            )
-
-
-def signed(message: AlertMessage, at: datetime) -> dict[str, str]:
-    """The headers of Standard Webhooks; with a signature for every secret, so that they can be changed one by one."""
-    id = f"msg_{message.id.hex}"
-    signatures = [Signer(secret).sign(id, at, message.body) for secret in settings.SYNC_ALERT_WEBHOOK_SECRETS]
-    return {
-        "content-type": "application/json",
-        "user-agent": f"syncserver/{settings.VERSION}",
-        "webhook-id": id,
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": " ".join(signatures),
-    }
+        secrets = settings.SYNC_ALERT_WEBHOOK_SECRETS
+        headers = signed(f"msg_{message.id.hex}", message.body, secrets, datetime.now(UTC))
+        return post(self.url, message.body, headers, settings.SYNC_ALERT_TIMEOUT_SECONDS)
 
 
 def channels() -> list[Mail | Webhook]:

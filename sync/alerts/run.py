@@ -13,14 +13,13 @@ from django.utils import timezone
 from devices.models import Device, Trouble
 from sync.alerts import texts
 from sync.alerts.attention import waiting
-from sync.alerts.channels import Answer, Mail, Webhook, attempt, channels
+from sync.alerts.channels import Mail, Webhook, attempt, channels
 from sync.alone import alone
 from sync.models import Alert, AlertChannel, AlertMessage, Telling
+from sync.outbound import PAUSES_MINUTES, Answer
 from sync.sql import block
 
 SQL = "alerts/alerts.sql"
-# Minutes to wait after each failed try; when they are used up, after about three days, the message is given up.
-PAUSES_MINUTES = (5, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440)
 SETTLE_MINUTES = 10  # that a device has to stay stuck before anybody is told
 FAILING_MINUTES_MAX = 60  # after which the other channels tell that one does not get through
 UNUSED_DAYS_MAX = 7  # after which a channel that is not in the settings any more is forgotten

@@ -4,12 +4,14 @@ import json
 import select
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from sync import outbound
 from tests.acceptance.acceptance_support import Server, running_server
 from tests.acceptance.guide_support import run_guide
 from tests.integration.webhook_support import SECRET, about, signed
@@ -25,6 +27,7 @@ from tests.integration.webhook_support import WHERE
 ledger = Ledger()
 ledger.put("party", "1", code="1", name="Ana", city="Berlin")
 ledger.put("party", "2", code="2", name="Bo", city="Ulm")
+ledger.put("party", "3", code="3", name="Cy", city="Oslo")
 GUIDE = Where({"customer.updated": "customer"}, kind="type", key="data.id", id="id")
 SYSTEMS = (
     System("ledger", lambda: ledger, (CUSTOMER,), webhook=Hook(StandardWebhooks(), WHERE, mode="sync")),
@@ -53,7 +56,7 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_webhook_is_applied_and_answered(listener: Server) -> None:
-    body = about("2")
+    body = about("3")
     answer = httpx.post(f"{listener.url}/legacy/ledger/webhook", content=body, headers=signed(body))
     assert (answer.status_code, answer.json()["records"][0]["outcome"]) == (200, "created")
     assert httpx.get(f"{listener.url}{answer.headers['Location']}").json() == answer.json()
@@ -82,6 +85,24 @@ def test_body_of_a_gigabyte_is_refused_without_being_read(listener: Server, chun
 def test_commands_of_the_guide_are_answered_as_it_says(listener: Server, tmp_path: Path) -> None:
     told = json.loads(run_guide("inbound", tmp_path, URL=listener.url, SECRET=SECRET))
     assert (told["state"], [record["key"] for record in told["records"]]) == ("done", ["1"])
+
+
+def test_staff_ask_what_became_of_it_as_the_guide_says(listener: Server, tmp_path: Path) -> None:
+    body = about("2")
+    sent = httpx.post(f"{listener.url}/legacy/ledger/webhook", content=body, headers=signed(body)).json()
+    name, _ = listener.superuser("auditor")
+    token = listener.manage("drf_create_token", name).split()[2]
+    told = run_guide("operation", tmp_path, URL=listener.url, OPERATION=sent["operation"], TOKEN=token)
+    assert json.loads(told) == sent
+
+
+@pytest.mark.parametrize(("added", "told"), [(b"", "genuine"), (b" ", "forged")])
+def test_signature_is_checked_as_the_guide_says(tmp_path: Path, added: bytes, told: str) -> None:
+    body = '{"type": "sync.changes", "name": "Zo\u00eb"}'
+    headers = outbound.signed("msg_1", body, [SECRET, "whsec_" + "A" * 32], datetime.now(UTC))
+    (tmp_path / "body.json").write_bytes(body.encode() + added)
+    given = {name.upper().replace("-", "_"): value for name, value in headers.items() if name.startswith("webhook")}
+    assert run_guide("verify", tmp_path, SECRET=SECRET, **given) == f"{told}\n"
 
 
 def memory(server: Server) -> int:

@@ -21,9 +21,10 @@ from pytest_django import Settings
 
 from devices.models import Device
 from sync.alerts.attention import attention
-from sync.alerts.run import PAUSES_MINUTES, Report, run
+from sync.alerts.run import Report, run
 from sync.alone import alone
 from sync.models import Alert, AlertChannel, AlertMessage, Conflict, Telling
+from sync.outbound import PAUSES_MINUTES
 from sync.prune import prune
 from tests.integration.alert_support import SECRET, Post, Receiver, post_office, receiver
 from tests.integration.attention_support import NOW, ago, conflict, device, rejection

@@ -16,6 +16,7 @@ from legacy.models import Run
 from legacy.rollback import TakenBack
 from legacy.runs import EXIT_CODES, pause, resume, roll_back_run, run
 from legacy.systems import declared, system
+from legacy.webhooks.outbox import deliver_due
 from sync.alone import Busy
 
 HELP = """Take over what changed in the pre-existing system since the last run, then send it what changed here.
@@ -103,6 +104,8 @@ class Command(BaseCommand):
         except Misconfigured as error:
             this = Run(system=options["system"], state=Run.State.MISCONFIGURED, error=str(error))
         self._print(this)
+        if not options["dry_run"]:
+            deliver_due()
         return EXIT_CODES.get(Run.State(this.state), 1)
 
     def _print(self, this: Run) -> None:

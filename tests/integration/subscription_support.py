@@ -1,0 +1,98 @@
+"""A receiver of webhooks on loopback: a real HTTP server in a thread, which keeps what it accepted."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from standardwebhooks.webhooks import Webhook
+
+from legacy.webhooks.feed import begin
+from legacy.webhooks.sealed import new_secret, seal
+from legacy.webhooks.subscriptions import Subscription
+
+
+class Receiver:
+    """Answers each message with what `answer` says; `rows` is what it knows, as a careful receiver keeps it."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.secret = new_secret()
+        self.answer: Callable[[int], int] = lambda number: 204  # by the number of the try, from 1
+        self.headers: dict[str, str] = {}
+        self.before: Callable[[], None] = lambda: None  # it answers
+        self.tries: list[tuple[str, dict[str, Any]]] = []  # id and body of each
+        self.accepted: dict[str, dict[str, Any]] = {}  # body by id: a second one with the same id is ignored
+        self.told: list[tuple[str, int]] = []  # row and revision, in the order of their first arrival
+        self.rows: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self.lock = threading.Lock()
+
+    def take(self, body: bytes, headers: dict[str, str]) -> int:
+        """Raises WebhookVerificationError unless it is signed."""
+        message = Webhook(self.secret).verify(body, headers)
+        with self.lock:
+            self.tries.append((headers["webhook-id"], message))
+            number = len(self.tries)
+        self.before()
+        status = self.answer(number)
+        with self.lock:
+            if 200 <= status < 300 and headers["webhook-id"] not in self.accepted:
+                self.accepted[headers["webhook-id"]] = message
+                self._keep(message)
+        return status
+
+    def _keep(self, message: dict[str, Any]) -> None:
+        if message["type"] == "sync.reset":
+            self.rows.clear()
+        for change in message["data"].get("changes", []):
+            self.told.append((change["id"], change["rev"]))
+            self.rows[change["entity"], change["id"]] = change.get("row")
+
+    @property
+    def there(self) -> dict[str, dict[str, Any]]:
+        """The rows that it has, by id."""
+        return {id: row for (_, id), row in self.rows.items() if row is not None}
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    here = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = here.take(body, {name.lower(): value for name, value in self.headers.items()})
+            self.send_response(status)
+            for name, value in here.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    here.url = f"http://127.0.0.1:{server.server_port}/hook"
+    try:
+        yield here
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def subscribe(here: Receiver, *entities: str, whole: bool = False, **more: Any) -> Subscription:
+    found = Subscription(
+        name="shop", url=here.url, entities=list(entities or ("customer",)), sealed=seal(here.secret), **more
+    )
+    begin(found, whole)
+    found.save()
+    return found
+
+
+def size_of(message: dict[str, Any]) -> int:
+    return len(json.dumps(message))
