@@ -7,7 +7,6 @@ become dead letters; they hold nothing else up.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, NamedTuple
 
 from django.db import DataError, IntegrityError, transaction
@@ -23,6 +22,7 @@ from legacy.mapping import Mapping as Declared
 from legacy.merging import EMPTY, contested, differs, merged
 from legacy.models import Cursor, Waiting
 from legacy.rows import Invalid, Plan, read, write
+from legacy.stored import storable
 
 PULL = Cursor.Direction.PULL.value
 PUSH = Cursor.Direction.PUSH.value
@@ -341,21 +341,3 @@ def _is_plain(values: Mapping[str, Any]) -> bool:
         return False
     text = "".join(found)
     return text.isascii() and "\x00" not in text
-
-
-def storable(values: Any) -> Any:
-    """Values with a mark in the place of what cannot be kept."""
-    match values:
-        case str():
-            return values if values.isascii() and "\x00" not in values else _marked(values)
-        case float():
-            return values if isfinite(values) else str(values)
-        case list():
-            return [storable(each) for each in values]
-        case dict():
-            return {name: storable(each) for name, each in values.items()}
-    return values
-
-
-def _marked(text: str) -> str:
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

@@ -15,11 +15,11 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
-from legacy.connector import Connector
+from legacy.connector import Connector, Record
 from legacy.document import Document, Unmappable
 from legacy.mapping import Mapping
 from legacy.models import Cursor, DeadLetter, Link, Run
-from legacy.stored import Encoder
+from legacy.stored import Encoder, storable
 from sync.capture import authored
 from sync.sql import block, cursor, texts
 
@@ -265,11 +265,14 @@ class Exchange:
                 at = self._at(mapping.name, direction=direction, keys=texts(keys))
                 bound.execute(block(SQL, "settle"), at)
 
-    def put_aside(self, mapping: Mapping, keys: Collection[str]) -> set[str]:
-        """Those of their keys that wait for a person, who is not overtaken by the next run."""
-        with cursor() as bound:
-            at = self._at(mapping.name, direction=Cursor.Direction.PULL.value, keys=texts(keys))
-            return {key for (key,) in bound.execute(block(SQL, "put_aside"), at)}
+    def put_aside(self, mapping: Mapping, records: Collection[Record]) -> set[str]:
+        """The keys of those that wait for a person, or failed just as they are and whose next try is later."""
+        by_key = {record.key: record for record in records}
+        with cursor() as bound:  # nearly always there is none
+            at = self._at(mapping.name, direction=Cursor.Direction.PULL.value, keys=texts(by_key))
+            lettered = [key for (key,) in bound.execute(block(SQL, "lettered"), at)]
+        letters = self._letters(mapping, Cursor.Direction.PULL).filter(key__in=lettered) if lettered else ()
+        return {each.key for each in letters if each.next_at is None or is_as_read(each, by_key[each.key])}
 
     def _letters(self, mapping: Mapping, direction: str) -> "Any":
         return DeadLetter.objects.filter(system=self.system, mapping=mapping.name, direction=direction)
@@ -288,4 +291,9 @@ def _encode(value: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(value, cls=Encoder)
+    return json.dumps(value, cls=Encoder, sort_keys=True)
+
+
+def is_as_read(letter: DeadLetter, record: Record) -> bool:
+    """Whether a record is over there as it was when it became the dead letter."""
+    return as_json(letter.payload) == as_json(storable(dict(record.values)))

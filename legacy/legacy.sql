@@ -25,11 +25,10 @@ WHERE l.system = %(system)s AND l.mapping = %(mapping)s AND l.key = v.key
 DELETE FROM legacy_deadletter
 WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s::text[])
 
--- name: put_aside
--- Those of the keys that wait for a person, who is not overtaken by the next run.
+-- name: lettered
+-- Those of the keys that have a dead letter.
 SELECT key FROM legacy_deadletter
 WHERE system = %(system)s AND mapping = %(mapping)s AND direction = %(direction)s AND key = ANY (%(keys)s::text[])
-  AND next_at IS NULL
 
 -- name: forget
 -- These rows, and what belongs to them, are no pair with a record any more. What was is kept for a rollback.

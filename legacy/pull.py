@@ -18,16 +18,16 @@ from legacy.apply import (
     delete,
     digest_of,
     references_in,
-    storable,
     storable_only,
     waiting,
 )
 from legacy.connector import Record
 from legacy.contact import row_marked
-from legacy.exchange import SQL, Exchange, as_json
+from legacy.exchange import SQL, Exchange, as_json, is_as_read
 from legacy.mapping import Mapping
-from legacy.models import Cursor, DeadLetter, Link, Run, Waiting
+from legacy.models import Cursor, Link, Run, Waiting
 from legacy.safety import failures, guard, guard_failures
+from legacy.stored import storable
 from sync.sql import block, cursor, texts
 
 PULL = Cursor.Direction.PULL.value
@@ -102,7 +102,7 @@ def news(exchange: Exchange, mapping: Mapping, records: list[Record]) -> tuple[l
     """
     latest = {record.key: record for record in _wanted(mapping, records)}
     known = exchange.known(mapping.name, latest)
-    aside = exchange.put_aside(mapping, latest) if latest else set()
+    aside = exchange.put_aside(mapping, latest.values()) if latest else set()
     unfinished = _unfinished(exchange, mapping, [record for key, record in latest.items() if key not in known])
     same = [key for key, record in latest.items() if key in known and known[key].seen == digest_of(mapping, record)]
     exchange.count(mapping, "unchanged", len(same))
@@ -153,16 +153,13 @@ def _retry(exchange: Exchange, mapping: Mapping) -> None:
             found = exchange.connector.fetch(mapping.source, mapping.places, letters.keys())
             read = {record.key: record for record in _wanted(mapping, found)}
         _retry_gone(exchange, mapping, letters.keys() - read.keys())
-        mended = {key for key, record in read.items() if _is_mended(letters[key], record)}
+        mended = {
+            key for key, record in read.items() if letters[key].mended is not None and is_as_read(letters[key], record)
+        }
         take_now(exchange, mapping, [record for key, record in read.items() if key not in mended])
         if mended:
             take_now(exchange, mapping, [Record(key, letters[key].mended or {}) for key in sorted(mended)])
             _as_read(exchange, mapping, [read[key] for key in mended])
-
-
-def _is_mended(letter: DeadLetter, record: Record) -> bool:
-    """Whether a person mended it, and it is over there as that person saw it."""
-    return letter.mended is not None and as_json(letter.payload) == as_json(storable(dict(record.values)))
 
 
 def _as_read(exchange: Exchange, mapping: Mapping, records: Collection[Record]) -> None:

@@ -4,6 +4,7 @@ import base64
 import datetime as dt
 import json
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -51,3 +52,21 @@ def _typed(found: dict[str, Any]) -> Any:
         if name in _READ and isinstance(value, str):
             return _READ[name](value)
     return found
+
+
+def storable(values: Any) -> Any:
+    """Values with a mark in the place of what cannot be kept."""
+    match values:
+        case str():
+            return values if values.isascii() and "\x00" not in values else _marked(values)
+        case float():
+            return values if isfinite(values) else str(values)
+        case list():
+            return [storable(each) for each in values]
+        case dict():
+            return {name: storable(each) for name, each in values.items()}
+    return values
+
+
+def _marked(text: str) -> str:
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

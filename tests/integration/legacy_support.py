@@ -80,6 +80,7 @@ class Ledger:
         self.records: dict[str, dict[str, dict[str, Any]]] = {"party": {}, "item": {}, "sale": {}}
         self.stamps: dict[tuple[str, str], int] = {}
         self.markers: dict[str, str] = {}
+        self.marks_copied: dict[str, str] = {}  # by key, where people copied a record with its mark
         self.written: list[tuple[str, str]] = []  # what others asked it to write
         self.clock = 0
         self.page_records = page_records
@@ -175,7 +176,7 @@ class Ledger:
 
     def _record(self, source: str, key: str) -> Record:
         values = {"lines": [], **self.records[source][key]} if source == "sale" else self.records[source][key]
-        marker = next((marker for marker, made in self.markers.items() if made == key), "")
+        marker = next((marker for marker, made in self.markers.items() if made == key), self.marks_copied.get(key, ""))
         return Record(key, dict(values), self.stamps[source, key], marker)
 
     def _call(self, name: str, act: Callable[[], T]) -> T:
