@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from legacy.document import Document
 from legacy.exchange import SQL, Exchange
 from legacy.mapping import Mapping as Declared
 from legacy.rows import Plan
-from sync.merge import Decision, Dispute
+from sync.merge import Decision, Dispute, together
 from sync.models import Conflict
 from sync.sql import Uuids, array, block, cursor
+
+State = Conflict.State
 
 
 @dataclass
@@ -25,37 +28,56 @@ class Stakes:
 
 
 def keep_disputes(exchange: Exchange, mapping: Declared, stakes: Stakes) -> None:
-    """Put what is left to a person into the queue, by row; until it is decided these fields are not sent.
+    """Keep what is not in the history: the queue gets what is left to a person, and what was decided against theirs.
 
-    A record that changes again before anybody has decided is one conflict still, with its newest values.
+    Until the former is decided, these fields are not sent. A record that changes again before that is one conflict
+    still, with its newest values.
     """
-    left = {row: [d for d in found if d.decision is Decision.OPEN] for row, found in stakes.disputes.items()}
-    left = {row: found for row, found in left.items() if found}
-    if not left:
+    kept = {row: [d for d in found if _is_kept(mapping, d)] for row, found in stakes.disputes.items()}
+    kept = {row: found for row, found in kept.items() if found}
+    if not kept:
         return
-    revs = _revisions(mapping, left)
-    waiting = {str(each.row_id): each for each in _open(exchange, mapping).filter(row_id__in=list(left))}
+    revs = _revisions(mapping, kept)
+    waiting = {str(each.row_id): each for each in _open(exchange, mapping).filter(row_id__in=list(kept))}
     plans = {plan.row: plan for plan in stakes.plans}
-    for row, found in left.items():
-        plan, base = plans[row], stakes.agreed.get(plans[row].key, {})
-        conflict = waiting.get(row) or Conflict(
-            entity=mapping.entity.name,
-            row_id=row,
-            mutation=uuid4(),
-            device=exchange.id,
-            source=exchange.system,
-            op="update",
-            state=Conflict.State.OPEN,
-        )
-        names = sorted({*conflict.fields, *(name for dispute in found for name in dispute.fields)})
-        now = plan.now.document if plan.now else {}
-        conflict.fields, conflict.server_rev = names, revs.get(row)
-        conflict.base = {name: base.get(name) for name in names} | (conflict.base or {}) if base else None
-        conflict.server = {name: now.get(name) for name in names}
-        conflict.device_values = {"set": {name: plan.document.get(name) for name in names}}
-        conflict.policy = " + ".join(sorted({dispute.policy for dispute in found}))
-        conflict.save()
-        exchange.count(mapping, "conflicts")
+    for row, found in kept.items():
+        base = stakes.agreed.get(plans[row].key, {})
+        if left := [dispute for dispute in found if dispute.decision is Decision.OPEN]:
+            _keep(
+                exchange, mapping, plans[row], waiting.get(row) or Conflict(state=State.OPEN), left, base, revs.get(row)
+            )
+            exchange.count(mapping, "conflicts")
+        if decided := [dispute for dispute in found if dispute.decision is not Decision.OPEN]:
+            state = State(together(dispute.decision for dispute in decided))
+            conflict = Conflict(state=state, decided_at=timezone.now())
+            _keep(exchange, mapping, plans[row], conflict, decided, base, revs.get(row))
+
+
+def _is_kept(mapping: Declared, dispute: Dispute) -> bool:
+    """What was decided for them is in the history; what devices do not know of is on no page."""
+    return dispute.decision is not Decision.DEVICE and all(mapping.entity.field(name) for name in dispute.fields)
+
+
+def _keep(
+    exchange: Exchange,
+    mapping: Declared,
+    plan: Plan,
+    conflict: Conflict,
+    disputes: Sequence[Dispute],
+    base: Document,
+    rev: int | None,
+) -> None:
+    names = sorted({*conflict.fields, *(name for dispute in disputes for name in dispute.fields)})
+    now = plan.now.document if plan.now else {}
+    if conflict._state.adding:
+        conflict.entity, conflict.row_id, conflict.op = mapping.entity.name, UUID(plan.row), "update"
+        conflict.mutation, conflict.device, conflict.source = uuid4(), exchange.id, exchange.system
+    conflict.fields, conflict.server_rev = names, rev
+    conflict.base = {name: base.get(name) for name in names} | (conflict.base or {}) if base else None
+    conflict.server = {name: now.get(name) for name in names}
+    conflict.device_values = {"set": {name: plan.document.get(name, now.get(name)) for name in names}}
+    conflict.policy = " + ".join(sorted({dispute.policy for dispute in disputes}))
+    conflict.save()
 
 
 def open_disputes(exchange: Exchange, mapping: Declared, rows: Collection[str]) -> dict[str, set[str]]:
