@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Mapping as Map
 from decimal import Decimal
 from functools import partial
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
@@ -259,13 +260,22 @@ def fingerprint(mapping: "Mapping") -> str:
     return hashlib.blake2b("\n".join(told).encode(), digest_size=16).hexdigest()
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, closures: bool = True) -> str:
     """A value's content without addresses of this process, so that it is the same in the next one."""
-    if callable(value) and (code := getattr(value, "__code__", None)):
-        constants = [c for c in code.co_consts if isinstance(c, str | int | float | bytes | tuple | None)]
-        return f"{value.__qualname__} {code.co_code.hex()} {constants!r} {code.co_names!r}"
-    if hasattr(value, "__dataclass_fields__"):
+    match value:
+        case CodeType():
+            constants = ", ".join(_told(each) for each in value.co_consts)
+            return f"{value.co_name} {value.co_code.hex()} ({constants}) {value.co_names!r}"
+        case FunctionType():
+            cells = [cell.cell_contents for cell in value.__closure__ or ()] if closures else []
+            known = ", ".join(_told(each, closures=False) for each in (*(value.__defaults__ or ()), *cells))
+            return f"{value.__qualname__} {_told(value.__code__)} [{known}]"
+        case set() | frozenset():
+            return f"{{{', '.join(sorted(map(_told, value)))}}}"
+        case dict():
+            return f"{{{', '.join(f'{_told(name)}: {_told(each)}' for name, each in value.items())}}}"
+        case tuple() | list():
+            return f"({', '.join(map(_told, value))})"
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         return f"{type(value).__name__}({', '.join(_told(getattr(value, n)) for n in value.__dataclass_fields__)})"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(_told, value))})"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
