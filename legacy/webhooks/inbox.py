@@ -9,10 +9,10 @@ from django.core.signing import BadSignature, Signer
 from django.db import transaction
 from django.utils import timezone
 
-from legacy.apply import storable
 from legacy.connector import Misconfigured
 from legacy.exchange import Exchange
 from legacy.runs import run
+from legacy.stored import storable
 from legacy.systems import System, declared, system
 from legacy.webhooks.hook import Event, Hook, Unreadable
 from legacy.webhooks.models import Hint, Operation

@@ -147,7 +147,7 @@ def _take_records(taking: _Taking, mapping: Declared, hints: list[Hint]) -> None
 def _apply(taking: _Taking, mapping: Declared, records: list[Record], hints: list[Hint], became: Became) -> None:
     exchange = taking.exchange
     fresh, _ = news(exchange, mapping, records)
-    aside = exchange.put_aside(mapping, [record.key for record in records])
+    aside = exchange.put_aside(mapping, records)
     became |= dict.fromkeys(aside, Outcome.UNDECIDED)
     if mapping.only_if:
         became |= {r.key: Outcome.NOT_TAKEN for r in records if not mapping.only_if(r.values)}

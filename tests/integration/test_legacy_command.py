@@ -110,7 +110,7 @@ def test_exit_codes_say_what_cron_can_act_on(ledger: Ledger, settings: LazySetti
     ledger.open = lambda: _raise(Misconfigured("wrong password"))  # type: ignore[method-assign]
     code, line = command()
     assert (code, line["error"]) == (3, "wrong password")
-    del ledger.open  # type: ignore[method-assign]
+    del ledger.open
     settings.LEGACY_STOP_RECORDS_MIN = 2
     for key in list(ledger.records["party"]):
         ledger.put("party", key, city="Oslo")

@@ -106,13 +106,13 @@ class World:
             ledger.remove("item", key)
         elif key:
             before = ledger.records["item"][key]
-            values = self.random.choice(
-                [
-                    lambda: {name: self.token(before[name])},
-                    lambda: {category: self.category()},
-                    lambda: {price: entered(self.price())},
-                ]
-            )()
+            made: list[tuple[str, Callable[[], Any]]] = [
+                (name, lambda: self.token(before[name])),
+                (category, self.category),
+                (price, lambda: entered(self.price())),
+            ]
+            field, value = self.random.choice(made)
+            values = {field: value()}
             ledger.put("item", key, **values)
 
     def category(self) -> str:
