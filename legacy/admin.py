@@ -3,6 +3,7 @@ from django.db import models
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
+from legacy.branches.admin import BranchAdmin as BranchAdmin
 from legacy.models import DeadLetter, Link, Run
 from legacy.webhooks import admin as _webhooks  # noqa: F401  # Django looks for an application's pages here
 

@@ -156,3 +156,10 @@ FROM sync_history h
 WHERE h.author = %(author)s AND h.entity = %(entity)s AND h.row_id > %(after)s
 ORDER BY h.row_id, h.rev DESC
 LIMIT %(limit)s
+
+-- name: latest_runs
+-- The last run of each of these systems; one look into the index for each, however many runs there were.
+SELECT r.* FROM unnest(%(systems)s::text[]) AS n(system)
+CROSS JOIN LATERAL (
+    SELECT * FROM legacy_run r WHERE r.system = n.system AND r.trigger <> 'rollback' ORDER BY r.started_at DESC LIMIT 1
+) r

@@ -5,6 +5,7 @@ import uuid
 from django.db import models
 from django.db.models.functions import Now
 
+from legacy.branches.models import Branch as Branch
 from legacy.stored import Decoder, Encoder
 from legacy.webhooks.models import Hint as Hint  # Django looks for an application's models here
 from legacy.webhooks.models import Operation as Operation

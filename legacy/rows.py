@@ -49,7 +49,8 @@ def read(mapping: Declared, rows: Collection[str], lock: bool = False) -> dict[s
     """Those of the rows that exist, by id. `lock`: nobody else changes them until the transaction ends."""
     found = mapping.model._default_manager.filter(pk__in=rows).order_by("pk")
     if lock:
-        found = found.select_for_update(of=("self",))
+        # Not their keys: other runs insert rows that refer to these in any order, and would lock each other out.
+        found = found.select_for_update(of=("self",), no_key=True)
     ours = {row: Ours(row, document) for row, document in _documents(mapping.model, mapping.names, found)}
     if part := mapping.rows:
         for each in ours.values():

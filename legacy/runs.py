@@ -21,7 +21,7 @@ from legacy.rollback import TakenBack, roll_back, take_back
 from legacy.systems import System, ranks
 from legacy.webhooks.hook import Hook
 from legacy.webhooks.take import take_hints
-from sync.alone import alone
+from sync.alone import Busy, alone
 
 State = Run.State
 EXIT_CODES = {
@@ -61,7 +61,7 @@ def run(
         this = Run(system=system.name, started_at=timezone.now(), trigger=trigger)
         counterpart = Counterpart.objects.filter(system=system.name).first() or Counterpart(system=system.name)
         if not how.get("pretend"):
-            if why := _left_alone(counterpart, how.get("force", False)):
+            if why := _left_alone(system, counterpart, how.get("force", False)):
                 this.state, this.error, this.ended_at = *why, this.started_at
                 return this
             _take_over(this)
@@ -73,8 +73,10 @@ def run(
         return this
 
 
-def _left_alone(counterpart: Counterpart, force: bool) -> tuple[Run.State, str] | None:
-    """Why a run does not begin: somebody paused the system, or it did not answer for a while."""
+def _left_alone(system: System, counterpart: Counterpart, force: bool) -> tuple[Run.State, str] | None:
+    """Why a run does not begin: somebody switched the system off or paused it, or it did not answer for a while."""
+    if not system.enabled:
+        return State.PAUSED, f"{system.name} is switched off in the admin."
     if counterpart.paused_at and not force:
         why = counterpart.paused_why or "somebody paused it"
         return (
@@ -119,9 +121,9 @@ def _run(system: System, this: Run, counterpart: Counterpart, work: Callable[[Ex
             this.counts = {name: dict(counts) for name, counts in exchange.counts.items()}
             connector.close()
     except Unreachable as error:
-        this.state, this.error = State.UNREACHABLE, str(error)
+        this.state, this.error = State.UNREACHABLE, system.hide(str(error))
     except Misconfigured as error:
-        this.state, this.error = State.MISCONFIGURED, str(error)
+        this.state, this.error = State.MISCONFIGURED, system.hide(str(error))
     except Superseded as error:
         this.state, this.error = State.KILLED, str(error)
     except Exception as error:  # of a connector or of ours: the run says so too
@@ -174,6 +176,21 @@ def _remember(this: Run) -> None:
     if failures >= settings.LEGACY_FAILURES_MAX:
         minutes = min(2 ** (failures - settings.LEGACY_FAILURES_MAX), settings.LEGACY_REST_MINUTES_MAX)
         found.update(rests_until=timezone.now() + dt.timedelta(minutes=minutes))
+
+
+def end(system: str, state: Run.State, why: str) -> Run | None:
+    """End a run whose process is gone, and so did not do it itself. None where there is none, or another is at work."""
+    try:
+        with alone("sync_legacy", system):
+            this = Run.objects.filter(system=system, state=State.RUNNING).order_by("-started_at").first()
+            if this is not None:
+                this.state, this.error, this.ended_at = state, why, timezone.now()
+                this.save(update_fields=["state", "error", "ended_at"])
+                if state == State.UNREACHABLE:
+                    _remember(this)
+            return this
+    except Busy:
+        return None
 
 
 def pause(system: str, why: str) -> None:

@@ -57,6 +57,13 @@ def post(
         return Answer(f"answered {response.status_code}", gone, min(seconds, RETRY_AFTER_SECONDS_MAX))
 
 
+def may_be_called(url: str) -> bool:
+    """Whether an address that a person gave is HTTPS, or plain HTTP to this machine where the settings allow that."""
+    host, scheme = host_of(url), url.partition("://")[0].lower()
+    plain = settings.DEBUG or (settings.SYNC_ALERT_WEBHOOK_LOOPBACK and is_loopback(host))
+    return bool(host) and scheme in ({"http", "https"} if plain else {"https"})
+
+
 class PublicOnly(httpx.HTTPTransport):
     """Reaches public addresses only.
 

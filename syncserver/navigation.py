@@ -14,7 +14,14 @@ from sync.declare import declarations
 from sync.models import Conflict, Rejection
 from sync.permissions import visible
 
-LEGACY_ICONS = {"run": "sync_alt", "link": "link", "deadletter": "mail", "hint": "webhook", "subscription": "campaign"}
+LEGACY_ICONS = {
+    "branch": "store",
+    "run": "sync_alt",
+    "link": "link",
+    "deadletter": "mail",
+    "hint": "webhook",
+    "subscription": "campaign",
+}
 WAITING_SHOWN_MAX = 999  # a badge is to be read at a glance
 
 

@@ -150,7 +150,9 @@ class Session:
         try:
             answer = json.loads(response.text, object_hook=_decode)
         except ValueError:
-            raise Misconfigured(f"What answers at {self._http.base_url} is not Tryton.") from None
+            answer = None
+        if not isinstance(answer, dict) or not {"result", "error"} & answer.keys():
+            raise Misconfigured(f"What answers at {self._http.base_url} is not Tryton.")
         if "error" not in answer:
             return answer["result"]
         kind, *detail = answer["error"]  # business errors come with status 200

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 
 from sync.models import AlertMessage
-from sync.outbound import Answer, host_of, is_loopback, post, signed
+from sync.outbound import Answer, host_of, may_be_called, post, signed
 
 SECRET_BYTES_MIN = 24  # what Standard Webhooks asks for
 
@@ -50,9 +50,7 @@ class Webhook:
     @property
     def problem(self) -> str:
         """What is wrong with its settings; empty: nothing."""
-        host, scheme = host_of(self.url), self.url.partition("://")[0].lower()
-        plain = settings.DEBUG or (settings.SYNC_ALERT_WEBHOOK_LOOPBACK and is_loopback(host))
-        if not host or scheme not in ({"http", "https"} if plain else {"https"}):
+        if not may_be_called(self.url):
             return "SYNC_ALERT_WEBHOOK_URLS must begin with https://."
         if not settings.SYNC_ALERT_WEBHOOK_SECRETS or not all(map(_is_secret, settings.SYNC_ALERT_WEBHOOK_SECRETS)):
             return f"SYNC_ALERT_WEBHOOK_SECRETS must be whsec_ and {SECRET_BYTES_MIN} random bytes or more in base64."

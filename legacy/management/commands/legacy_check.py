@@ -12,7 +12,7 @@ from legacy.check import check_against
 from legacy.connector import Connector, Misconfigured, Record, Unreachable
 from legacy.document import Unmappable
 from legacy.mapping import F, Mapping
-from legacy.systems import declared, system
+from legacy.systems import first_name, system
 
 WIDTH_WITHOUT_TERMINAL = 160  # characters
 VALUE_CHARS_MAX = 40
@@ -22,14 +22,16 @@ class Command(BaseCommand):
     help = "Check the mappings of a system, and print them as tables with an example from both sides. Writes nothing."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        names = [each.name for each in declared()]
-        parser.add_argument("--system", default=names[0], choices=names, help=f"which one (default: {names[0]})")
+        parser.add_argument("--system", default=first_name(), help="which one (default: %(default)s)")
         parser.add_argument("--offline", action="store_true", help="do not ask the system for examples")
 
     def handle(self, *_: Any, **options: Any) -> None:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
         try:
             found = system(options["system"])
+        except Misconfigured as error:
+            raise CommandError(str(error), returncode=3) from None
+        try:
             connector = None if options["offline"] else found.connect()
             if connector:
                 console.print(f"{found.name}: signed in as {connector.open()}")
@@ -38,9 +40,11 @@ class Command(BaseCommand):
             if connector:
                 connector.close()
         except Misconfigured as error:
-            raise CommandError(str(error), returncode=3) from None
+            raise CommandError(found.hide(str(error)), returncode=3) from None
         except Unreachable as error:
-            raise CommandError(f"{error}\n--offline checks without the system.", returncode=2) from None
+            raise CommandError(
+                f"{found.hide(str(error))}\n--offline checks without the system.", returncode=2
+            ) from None
 
 
 def _table(mapping: Mapping, connector: Connector | None) -> Table:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from legacy.connector import Misconfigured, Unreachable
 from legacy.probe import Finding, probe
-from legacy.systems import declared, system
+from legacy.systems import first_name, system
 
 WIDTH_WITHOUT_TERMINAL = 140  # characters
 VERDICTS = {True: "[green]right[/green]", False: "[red]WRONG[/red]", None: ""}
@@ -31,8 +31,7 @@ class Command(BaseCommand):
         return super().create_parser(*arguments, formatter_class=RawDescriptionHelpFormatter, **options)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        names = [each.name for each in declared()]
-        parser.add_argument("system", nargs="?", default=names[0], help=f"which one (default: {names[0]})")
+        parser.add_argument("system", nargs="?", default=first_name(), help="which one (default: %(default)s)")
         parser.add_argument("--write", metavar="MAPPING", help="make, change and delete one record of this mapping")
 
     def handle(self, *_: Any, **options: Any) -> None:

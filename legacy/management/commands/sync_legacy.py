@@ -4,18 +4,23 @@ import json
 import re
 import sys
 import time
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentTypeError, RawDescriptionHelpFormatter
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from legacy.connector import Misconfigured
+from legacy.connector import Misconfigured, Unreachable
+from legacy.due import due
+from legacy.fleet import runs
 from legacy.models import Run
+from legacy.report import summary, table, table_of_many
 from legacy.rollback import TakenBack
 from legacy.runs import EXIT_CODES, pause, resume, roll_back_run, run
-from legacy.systems import declared, system
+from legacy.systems import System, first_name, of_kind, system
 from legacy.webhooks.outbox import deliver_due
 from sync.alone import Busy
 
@@ -24,10 +29,15 @@ HELP = """Take over what changed in the pre-existing system since the last run, 
 Run it as often as you like: what both sides have is not sent again, and what a killed run had done is not done twice.
 Records that fail wait as dead letters (in the admin) and are tried again by later runs; they hold nothing else up.
 
+With --kind, every branch of a kind that is due by its schedule gets a run, --parallel of them at once, the one first
+that ran longest ago. One that is down, or hangs until its time-out, delays no other.
+
 exit codes: 0 done, or another run was at work, or the system is paused
-            1 some records failed                  2 the system could not be reached
+            1 some records failed                  2 the system could not be reached, or was cut off
             3 wrong configuration                  4 stopped for safety: look, then --force
+            of several systems, the highest
 """
+ALONE = ("mapping", "dry_run", "rollback", "pause", "resume", "test")  # options of one system
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -46,8 +56,17 @@ class Command(BaseCommand):
         return super().create_parser(*arguments, formatter_class=RawDescriptionHelpFormatter, **options)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        names = [each.name for each in declared()]
-        parser.add_argument("--system", default=names[0], choices=names, help=f"which one (default: {names[0]})")
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument(
+            "--system", nargs="+", default=[first_name()], help=f"which one, or several (default: {first_name()})"
+        )
+        which.add_argument("--kind", help="all branches of this kind that are due")
+        parser.add_argument(
+            "--parallel",
+            type=int,
+            metavar="N",
+            help=f"of several systems, runs at once (default: {settings.LEGACY_PARALLEL})",
+        )
         parser.add_argument("--mapping", action="append", default=[], help="only this one; may be given several times")
         parser.add_argument(
             "--every", type=seconds, metavar="TIME", help="go on for ever, with a run every 90s, 5m, 1h"
@@ -62,12 +81,18 @@ class Command(BaseCommand):
         parser.add_argument("--rollback", metavar="RUN", help="undo what a run wrote here, where nothing changed since")
         parser.add_argument("--pause", metavar="WHY", help="do nothing with the system until --resume")
         parser.add_argument("--resume", action="store_true", help="work with a paused system again")
+        parser.add_argument("--test", action="store_true", help="sign in, say who we are there, and do nothing else")
+        parser.add_argument("--trigger", default="command", help=SUPPRESS)  # who asked for it, as the admin's button
         parser.add_argument(
-            "--json", action="store_true", help="print one line of JSON; the default without a terminal"
+            "--json", action="store_true", help="print a line of JSON for each run; the default without a terminal"
         )
 
     def handle(self, *_: Any, **options: Any) -> None:
         self.as_json = options["json"] or not sys.stdout.isatty()
+        several = options["kind"] or len(options["system"]) > 1
+        if several and (wrong := [name for name in ALONE if options[name]]):
+            raise CommandError(f"--{wrong[0].replace('_', '-')} is for one system.")
+        options["systems"], options["system"] = options["system"], options["system"][0]
         if options["pause"]:
             pause(options["system"], options["pause"])
             return self.stdout.write(f"{options['system']} is paused.")
@@ -75,6 +100,8 @@ class Command(BaseCommand):
             resume(options["system"])
         if options["rollback"]:
             return self._roll_back(options)
+        if options["test"]:
+            return self._test(options["system"])
         code = self._run(options)
         while options["every"]:
             time.sleep(options["every"])
@@ -84,35 +111,90 @@ class Command(BaseCommand):
         return None
 
     def _run(self, options: dict[str, Any]) -> int:
-        console = Console(stderr=True)
+        """One round, and what it left to tell others; its exit code."""
+        code = self._run_systems(options)
+        if not options["dry_run"]:
+            deliver_due()
+        return code
+
+    def _run_systems(self, options: dict[str, Any]) -> int:
+        how = {
+            "trigger": "every" if options["every"] else options["trigger"],
+            "retry_all": options["retry"],
+            "force": options["force"],
+        }
         try:
-            with console.status("") as status:
-                found = system(options["system"])
-                this = run(
-                    found,
-                    only=_known(found.mappings, options["mapping"]),
-                    trigger="every" if options["every"] else "command",
-                    pretend=options["dry_run"],
-                    retry_all=options["retry"],
-                    force=options["force"],
-                    tell=lambda what, records: status.update(f"{what}: {records:,}" if records else what),
-                    show=self.stdout.write,
-                )
+            if options["kind"]:
+                return self._run_many(due(of_kind(options["kind"]), timezone.now()), options["parallel"], how)
+            if len(options["systems"]) > 1:
+                return self._run_many([system(name) for name in options["systems"]], options["parallel"], how)
+            found = system(options["system"])
+            how |= {"only": _known(found.mappings, options["mapping"]), "pretend": options["dry_run"]}
+            this = self._run_apart(found, how) if found.timeout_seconds else self._run_here(found, how)
         except Busy as error:
             self.stdout.write(json.dumps({"state": "busy", "error": str(error)}) if self.as_json else str(error))
             return 0
         except Misconfigured as error:
-            this = Run(system=options["system"], state=Run.State.MISCONFIGURED, error=str(error))
+            this = Run(system=options["kind"] or options["system"], state=Run.State.MISCONFIGURED, error=str(error))
         self._print(this)
-        if not options["dry_run"]:
-            deliver_due()
-        return EXIT_CODES.get(Run.State(this.state), 1)
+        return _code(this)
+
+    def _run_here(self, found: System, how: dict[str, Any]) -> Run:
+        with Console(stderr=True).status("") as status:
+            return run(found, tell=lambda *told: status.update(_step(*told)), show=self.stdout.write, **how)
+
+    def _run_apart(self, found: System, how: dict[str, Any]) -> Run:
+        """In a process of its own, so that it can be cut off. Raises Busy."""
+        with Console(stderr=True).status("") as status:
+
+            def tell(_: str, what: str, records: int) -> None:
+                status.update(_step(what, records))
+
+            for this in runs([found], parallel=1, tell=tell, show=lambda _, line: self.stdout.write(line), **how):
+                return this
+        raise Busy(f"Another run of {found.name} is at work.")
+
+    def _run_many(self, systems: list[System], parallel: int | None, how: dict[str, Any]) -> int:
+        done: list[Run] = []
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            rows = {}
+
+            def tell(name: str, what: str, records: int) -> None:
+                if name not in rows:
+                    rows[name] = progress.add_task(name, total=None)
+                progress.update(rows[name], description=f"{name}: {_step(what, records)}")
+
+            for this in runs(systems, parallel=parallel or settings.LEGACY_PARALLEL, tell=tell, **how):
+                done.append(this)
+                if this.system in rows:
+                    progress.remove_task(rows.pop(this.system))
+                if self.as_json:
+                    self._print(this)
+        if not self.as_json:
+            Console().print(table_of_many(done) if done else "Nothing is due.")
+        return max(map(_code, done), default=0)
+
+    def _test(self, name: str) -> None:
+        """Sign in and out. Raises CommandError."""
+        try:
+            found = system(name)
+        except Misconfigured as error:
+            raise CommandError(str(error), returncode=3) from None
+        try:
+            connector = found.connect()
+            self.stdout.write(f"{name}: signed in as {connector.open()}")
+            connector.close()
+        except (Misconfigured, Unreachable) as error:
+            code = 2 if isinstance(error, Unreachable) else 3
+            raise CommandError(found.hide(str(error)), returncode=code) from None
 
     def _print(self, this: Run) -> None:
         if self.as_json:
-            self.stdout.write(json.dumps(_summary(this)))
+            self.stdout.write(json.dumps(summary(this)))
+            self.stdout.flush()
         else:
-            Console().print(_table(this))
+            Console().print(table(this))
             if this.error:
                 self.stderr.write(this.error)
 
@@ -143,23 +225,9 @@ def _known(mappings: Any, names: list[str]) -> list[str]:
     return names
 
 
-def _summary(this: Run) -> dict[str, Any]:
-    seconds = round((this.ended_at - this.started_at).total_seconds(), 3) if this.ended_at and this.started_at else None
-    return {
-        "run": str(this.id),
-        "system": this.system,
-        "state": this.state,
-        "seconds": seconds,
-        "counts": this.counts,
-        "error": this.error,
-    }
+def _step(what: str, records: int) -> str:
+    return f"{what}: {records:,}" if records else what
 
 
-def _table(this: Run) -> Table:
-    order = ["created", "updated", "deleted", "unchanged", "created there", "updated there", "deleted there"]
-    happened = {name for counts in this.counts.values() for name in counts}
-    columns = [*(name for name in order if name in happened), *sorted(happened - set(order))]
-    table = Table("", *columns, title=f"{this.system}: {Run.State(this.state).label}")
-    for mapping, counts in this.counts.items():
-        table.add_row(mapping, *(f"{counts[name]:,}" if counts.get(name) else "" for name in columns))
-    return table
+def _code(this: Run) -> int:
+    return EXIT_CODES.get(Run.State(this.state), 1)
