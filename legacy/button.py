@@ -1,4 +1,4 @@
-"""What an administrator's buttons start: commands, in processes of their own, as cron starts them."""
+"""What an administrator's buttons start: a worker's job, or commands in processes of their own, as cron starts them."""
 
 import subprocess
 import sys
@@ -8,11 +8,20 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
+from legacy import ask
+
 START_SECONDS = 15  # that a command may take beside what it waits for: it has to load the program
 
 
 def sync_now(systems: Sequence[str]) -> None:
-    """Begin a run of each system and return at once. The process is bound to nobody, and outlives the web server."""
+    """Begin a run of each system and return at once: by a worker where one is alive, else by a process of its own.
+
+    That process is bound to nobody, and outlives the web server.
+    """
+    if ask.is_there():
+        for system in systems:
+            ask.ask(system, "button")
+        return
     process = subprocess.Popen(
         [*_command(), "sync_legacy", "--trigger", "button", "--system", *systems],
         stdin=subprocess.DEVNULL,

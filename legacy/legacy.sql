@@ -163,3 +163,11 @@ SELECT r.* FROM unnest(%(systems)s::text[]) AS n(system)
 CROSS JOIN LATERAL (
     SELECT * FROM legacy_run r WHERE r.system = n.system AND r.trigger <> 'rollback' ORDER BY r.started_at DESC LIMIT 1
 ) r
+
+-- name: forget_runs
+-- The last run of each system stays: schedules count from it.
+DELETE FROM legacy_run r
+WHERE r.ended_at < %(before)s AND r.state <> 'running'
+  AND EXISTS (
+      SELECT FROM legacy_run l WHERE l.system = r.system AND l.started_at > r.started_at AND l.trigger <> 'rollback'
+  )

@@ -73,7 +73,7 @@ class Many:
 
 
 @cache
-def _modules() -> tuple[System | Many, ...]:
+def modules() -> tuple[System | Many, ...]:
     """What the modules in LEGACY_SYSTEMS have in `SYSTEMS`, in their order. Raises Misconfigured."""
     found: list[System | Many] = []
     for name in settings.LEGACY_SYSTEMS:
@@ -94,12 +94,12 @@ def _name(found: System | Many) -> str:
 
 def templates() -> dict[str, Many]:
     """The template of each kind. Raises Misconfigured. Asks the database nothing."""
-    return {each.kind: each for each in _modules() if isinstance(each, Many)}
+    return {each.kind: each for each in modules() if isinstance(each, Many)}
 
 
 def single() -> tuple[System, ...]:
     """The systems that are no branches. Raises Misconfigured. Asks the database nothing."""
-    return tuple(each for each in _modules() if isinstance(each, System))
+    return tuple(each for each in modules() if isinstance(each, System))
 
 
 def first_name() -> str:
@@ -136,7 +136,7 @@ def system(name: str) -> System:
         branch = Branch.objects.filter(kind__in=kinds, system=name).first()
         found = kinds[branch.kind].system(branch) if branch else None
     if found is None:
-        there = [_name(each) + ("-…" if isinstance(each, Many) else "") for each in _modules()]
+        there = [_name(each) + ("-…" if isinstance(each, Many) else "") for each in modules()]
         raise Misconfigured(f"There is no system {name!r}; there is: {', '.join(there)}.")
     if wrong := problem(found.schedule, found.zone):
         raise Misconfigured(f"{name}: {wrong}")

@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "procrastinate.contrib.django",
     "sync",
     "devices",
     "entities",
@@ -216,6 +217,13 @@ LEGACY_SECRET_KEY_FALLBACKS = env.words("LEGACY_SECRET_KEY_FALLBACKS")  # earlie
 LEGACY_PARALLEL = env.integer("LEGACY_PARALLEL", 4)
 LEGACY_TIMEOUT_SECONDS = env.integer("LEGACY_TIMEOUT_SECONDS", 600)  # a run beside others is cut off after that
 LEGACY_TEST_SECONDS_MAX = 15  # that an administrator waits for a test of a connection
+LEGACY_RUN_AGE_DAYS_MAX = env.integer("LEGACY_RUN_AGE_DAYS_MAX", 30)  # runs are kept that long, and can be undone
+
+# --- The worker (`manage.py worker`) ---
+PROCRASTINATE_AUTODISCOVER_MODULE_NAME = ""  # jobs are where the next line says
+PROCRASTINATE_IMPORT_PATHS = ["legacy.worker"]
+WORKER_DEAD_SECONDS = env.integer("WORKER_DEAD_SECONDS", 30)  # without a sign of life: others take up its jobs
+WORKER_STOP_SECONDS = env.integer("WORKER_STOP_SECONDS", 30)  # that its jobs may go on when it is told to stop
 
 # --- API ---
 REST_FRAMEWORK = {
@@ -257,6 +265,7 @@ LOGGING = {
     "loggers": {
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
+        "procrastinate": {"level": "WARNING"},  # it tells of each job, one a minute at least, what the run's line tells
         "django.request": {"level": "ERROR"},  # a refused request has its access line already
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # anybody may send any; the access line has it
         "psycopg": {"level": "ERROR"},  # it warns of each statement whose error we handle, as with a batch sent again

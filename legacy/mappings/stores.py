@@ -11,19 +11,15 @@ from legacy.convert import Always, By
 from legacy.mapping import F, Mapping, Rows
 from legacy.systems import Many
 
-# Ours are the masters: what a store calls them or asks for them stays in that store.
+# What a store changes comes here and goes on to the others; where we changed the same, ours is right.
 CUSTOMER = Mapping(
     "customer",
     Customer,
     Table("customers", marker="marker", touch=True),
     match="code",
     direction="both",
-    fields=(
-        F("code", "code"),
-        F("name", "name", only="push"),
-        F("city", "city", only="push"),
-        F("phone", "phone", only="push"),
-    ),
+    wins="server",
+    fields=(F("code", "code"), F("name", "name"), F("city", "city"), F("phone", "phone")),
 )
 PRODUCT = Mapping(
     "product",
@@ -31,7 +27,8 @@ PRODUCT = Mapping(
     Table("products", marker="marker", touch=True),
     match="code",
     direction="both",
-    fields=(F("code", "code"), F("name", "name", only="push"), F("unit_price", "unit_price", only="push")),
+    wins="server",
+    fields=(F("code", "code"), F("name", "name"), F("unit_price", "unit_price")),
 )
 
 

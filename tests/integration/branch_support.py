@@ -35,7 +35,7 @@ SYSTEMS = (
 
 @pytest.fixture(autouse=True)
 def declared_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systems, "_modules", lambda: SYSTEMS)
+    monkeypatch.setattr(systems, "modules", lambda: SYSTEMS)
     LEDGERS.clear()
 
 

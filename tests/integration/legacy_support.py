@@ -16,7 +16,7 @@ from legacy.mapping import F, Rows
 from legacy.mapping import Mapping as Declared
 from legacy.models import Run
 from legacy.runs import run
-from legacy.systems import System, declared
+from legacy.systems import System, modules
 
 T = TypeVar("T")
 DAY = dt.date(2026, 11, 21)
@@ -233,6 +233,6 @@ def down(ledger: Ledger) -> None:
 def declared_systems(*systems: System) -> Iterator[None]:
     """The deployment is connected to these."""
     with mock.patch("legacy.systems.import_module", lambda name: SimpleNamespace(SYSTEMS=systems)):
-        declared.cache_clear()
+        modules.cache_clear()
         yield
-    declared.cache_clear()
+    modules.cache_clear()

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -37,8 +38,10 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **options: Any) -> None:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
         wrong = 0
+        hide: Callable[[str], str] = str
         try:
             found = system(options["system"])
+            hide = found.hide
             connector = found.connect()
             try:
                 console.print(f"{found.name}: signed in as {escape(connector.open())}")
@@ -49,9 +52,9 @@ class Command(BaseCommand):
             finally:
                 connector.close()
         except Misconfigured as error:
-            raise CommandError(str(error), returncode=3) from None
+            raise CommandError(hide(str(error)), returncode=3) from None
         except Unreachable as error:
-            raise CommandError(str(error), returncode=2) from None
+            raise CommandError(hide(str(error)), returncode=2) from None
         if wrong:
             sys.exit(1)
 

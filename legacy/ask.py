@@ -1,0 +1,37 @@
+"""Asking a worker for a run: by its own clock, and by an administrator's button."""
+
+import datetime as dt
+from contextlib import suppress
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from procrastinate.contrib.django import app
+from procrastinate.contrib.django.models import ProcrastinateWorker
+from procrastinate.exceptions import AlreadyEnqueued
+
+RUN = "legacy.sync"  # the job's name
+
+
+def is_there() -> bool:
+    """Whether a worker is alive."""
+    since = timezone.now() - dt.timedelta(seconds=settings.WORKER_DEAD_SECONDS)
+    return ProcrastinateWorker.objects.filter(last_heartbeat__gt=since).exists()
+
+
+def ask(system: str, trigger: str) -> None:
+    """Ask for a run; one that is asked for already and has not begun is the same."""
+    with suppress(AlreadyEnqueued), transaction.atomic():  # or the caller's transaction would be lost with it
+        app.configure_task(RUN, **_once(system)).defer(system=system, trigger=trigger)
+
+
+async def ask_async(system: str, trigger: str) -> None:
+    """The same, for jobs."""
+    with suppress(AlreadyEnqueued):
+        await app.configure_task(RUN, **_once(system)).defer_async(system=system, trigger=trigger)
+
+
+def _once(system: str) -> dict[str, Any]:
+    """One in the queue, and none begun while another is at work."""
+    return {"queueing_lock": f"{RUN} {system}", "lock": f"{RUN} {system}"}

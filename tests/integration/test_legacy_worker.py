@@ -1,0 +1,78 @@
+"""What the worker is asked for, and what is forgotten; the worker itself is in tests/acceptance/test_worker.py."""
+
+import datetime as dt
+import subprocess
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from legacy import ask, button, worker
+from legacy.models import Run
+from legacy.prune import prune
+from tests.integration.branch_support import a_branch, declared_stores
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures(declared_stores.__name__)]
+
+
+def jobs() -> list[str]:
+    """The systems that runs are asked for."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT args ->> 'system' FROM procrastinate_jobs WHERE task_name = %s ORDER BY id", [ask.RUN])
+        return [system for (system,) in cursor.fetchall()]
+
+
+def alive(seconds_ago: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - make_interval(secs => %s))",
+            [seconds_ago],
+        )
+
+
+def test_what_has_a_schedule_and_is_due_is_asked_for() -> None:
+    a_branch("berlin")
+    a_branch("bonn", enabled=False)
+    a_branch("rome")
+    Run.objects.create(system="store-rome", state="done", started_at=timezone.now())
+    assert [each.name for each in worker.planned()] == ["store-berlin"]  # the head office has no schedule: it is cron's
+
+
+def test_run_that_is_asked_for_twice_is_one_job() -> None:
+    ask.ask("store-berlin", "button")
+    ask.ask("store-berlin", "schedule")
+    ask.ask("store-bonn", "schedule")
+    assert jobs() == ["store-berlin", "store-bonn"]
+
+
+@pytest.mark.parametrize(("heartbeat", "asked"), [(5, ["store-berlin"]), (300, []), (None, [])])
+def test_button_asks_a_worker_that_is_alive_and_starts_a_command_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, heartbeat: int | None, asked: list[str]
+) -> None:
+    started: list[list[str]] = []
+
+    class Started:
+        def __init__(self, command: list[str], **_: object) -> None:
+            started.append(command)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    if heartbeat is not None:
+        alive(heartbeat)
+    button.sync_now(["store-berlin"])
+    assert jobs() == asked
+    assert [command[-2:] for command in started] == ([] if asked else [["--system", "store-berlin"]])
+
+
+def test_runs_are_forgotten_after_their_days_but_for_the_last_of_each_system() -> None:
+    now = timezone.now()
+    for system, days in [("a", 100), ("a", 40), ("a", 29), ("b", 100), ("b", 60)]:
+        at = now - dt.timedelta(days=days)
+        Run.objects.create(system=system, state="done", started_at=at, ended_at=at)
+    assert prune() == {"runs": 3}
+    assert [(run.system, (now - run.started_at).days) for run in Run.objects.order_by("system")] == [
+        ("a", 29),
+        ("b", 60),
+    ]
