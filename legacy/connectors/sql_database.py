@@ -154,9 +154,10 @@ class Database:
                 milliseconds = int(seconds * 1000)
                 statements = [f"SET statement_timeout = {milliseconds}", "SET TIME ZONE 'UTC'"]
             case "mariadb":
+                wait = max(1, int(seconds) - 1)
                 # Strict: older servers cut what is too long, and say nothing.
                 statements = [
-                    f"SET SESSION max_statement_time = {seconds}, innodb_lock_wait_timeout = {max(1, int(seconds))}, "
+                    f"SET SESSION max_statement_time = {seconds}, innodb_lock_wait_timeout = {wait}, "
                     "time_zone = '+00:00', sql_mode = concat(@@sql_mode, ',STRICT_ALL_TABLES')"
                 ]
             case _:
@@ -267,13 +268,11 @@ def _postgresql(error: Any) -> tuple[Kind, str]:
     return Kind.REFUSED, words
 
 
+# Of the server's own errors, by number; those of the client, from 2000 on, are all of the connection.
 MARIADB_BUSY = frozenset({1020, 1213})
-MARIADB_AWAY = frozenset(
-    {0, 1021, 1037, 1040, 1041, 1053, 1077, 1129, 1158, 1159, 1160, 1161, 1203, 1226, 1290, 1317, 1927, 1969}
-)
-MARIADB_WRONG = frozenset(
-    {1044, 1045, 1046, 1049, 1054, 1064, 1103, 1109, 1142, 1143, 1146, 1227, 1347, 1356, 1370, 1698, 4031}
-)
+_AWAY = "0 1021 1028 1037 1040 1041 1053 1077 1129 1158 1159 1160 1161 1203 1205 1206 1226 1290 1317 1836 1927 1969"
+_WRONG = "1044 1045 1046 1049 1054 1064 1103 1109 1142 1143 1146 1227 1347 1356 1370 1698 4031"
+MARIADB_AWAY, MARIADB_WRONG = (frozenset(map(int, numbers.split())) for numbers in (_AWAY, _WRONG))
 
 
 def _mariadb(error: Any) -> tuple[Kind, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from legacy.connectors.sql_database import Clock
@@ -105,6 +105,7 @@ def test_nothing_is_missed_when_their_clock_jumps(
     assert missed(kind, written, times, theirs=lambda at: at + jump if at > when else at) == set()
 
 
+@example(kind="aware", written=[(3000, 0), (2900, 300)], times=[3001], apart=-3600)  # looks settled at once
 @settings(max_examples=300)
 @given(kind=kinds, written=writes, times=passes, apart=jumps)
 def test_nothing_is_missed_when_stamps_are_made_by_another_clock(
