@@ -59,7 +59,7 @@ def listening(
     named = System("ledger", lambda: ledger, mappings, webhook=hook or Hook(StandardWebhooks(), WHERE, mode="sync"))
     module = ModuleType("a_deployment")
     module.SYSTEMS = (named,)  # type: ignore[attr-defined]
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     with mock.patch.object(systems, "import_module", lambda name: module):
         yield named
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
