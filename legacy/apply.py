@@ -16,7 +16,7 @@ from legacy.connector import Record
 from legacy.contact import first_contact, new_ids
 from legacy.disputes import Stakes, keep_disputes, outranked
 from legacy.document import Document, Unmappable, changed, seen
-from legacy.exchange import Agreement, Exchange, Kind, described
+from legacy.exchange import Agreement, Change, Exchange, Kind, What
 from legacy.exchange import Known as Linked
 from legacy.mapping import Mapping as Declared
 from legacy.merging import EMPTY, contested, differs, merged
@@ -254,8 +254,9 @@ def _pretend(exchange: Exchange, mapping: Declared, items: Sequence[Item], plann
     for each in planned.plans:
         exchange.pretended[mapping.name, each.key] = each.row
         if each.changes:
-            now = each.now.document if each.now else None
-            exchange.show(described(f"{mapping.name} {each.key}", each.changes, now))
+            before = {name: each.now.document.get(name) for name in each.changes} if each.now else None
+            what: What = "updated" if each.now else "created"
+            exchange.show(Change(mapping.name, each.key, what, before=before, after=each.changes))
     _count(exchange, mapping, len(items), planned.plans)
 
 
@@ -289,7 +290,7 @@ def delete(exchange: Exchange, mapping: Declared, keys: Collection[str]) -> None
     edited = {row for row, ours in now.items() if mapping.both and differs(mapping, ours.document, agreed[rows[row]])}
     if exchange.pretend:
         for row in now.keys() - edited:
-            exchange.show(f"{mapping.name} {rows[row]}: deleted there, would be deleted here")
+            exchange.show(Change(mapping.name, rows[row], "deleted", before=now[row].document))
         return exchange.count(mapping, "deleted", len(now.keys() - edited))
     exchange.forget(mapping, edited | (rows.keys() - now.keys()))
     return _delete(exchange, mapping, {row: rows[row] for row in now.keys() - edited})

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
@@ -28,6 +28,7 @@ RETRY_MINUTES_MAX = 24 * 60  # a dead letter is tried again after 1, 2, 4, … m
 SYSTEMS = UUID("6d0f6b1e-2f0c-4a53-9a54-2f6f0c9d7a11")  # the namespace of their ids
 
 Kind = DeadLetter.Kind
+What = Literal["created", "updated", "deleted", "made again", "waits"]
 
 
 class Superseded(Exception):
@@ -65,6 +66,31 @@ class Agreement(NamedTuple):
     due: bool = False  # ours differs, and is to be sent
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a dry run would do with one record or row; as text, a line for a terminal."""
+
+    mapping: str
+    key: str  # of their record; the id of our row where it would go to them
+    what: What
+    to: str = ""  # the system that would be written to; nothing: we
+    before: Document | None = None
+    after: Document = field(default_factory=dict)  # the fields that would change
+    why: str = ""  # it would wait
+
+    def __str__(self) -> str:
+        name = f"{self.mapping} {self.key}" + (f" → {self.to}" if self.to else "")
+        match self.what:
+            case "created":
+                return f"{name}: new: " + ", ".join(f"{key} {value!r}" for key, value in self.after.items() if value)
+            case "updated":
+                before = self.before or {}
+                return f"{name}: " + ", ".join(f"{k} {before.get(k)!r} → {v!r}" for k, v in self.after.items())
+            case "waits":
+                return f"{name}: would wait: {self.why}"
+        return f"{name}: would be {self.what}" if self.to else f"{name}: deleted there, would be deleted here"
+
+
 def quiet(*_: object) -> None:
     """Nobody looks on."""
 
@@ -87,7 +113,7 @@ class Exchange:
     force: bool = False  # the safety stop was asked, and a person said yes
     ranks: dict[str, int] = field(default_factory=dict)  # of every system, the first is 1
     tell: Callable[[str, int], None] = quiet  # progress: what is being done, and records so far
-    show: Callable[[str], None] = quiet  # a line of a dry run
+    show: Callable[[Change], None] = quiet  # what a dry run would do
     became: Callable[[str, str, str], None] = quiet  # of a mapping's record, by its key: created, failed, …
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
     pretended: dict[tuple[str, str], str] = field(default_factory=dict)  # rows that a dry run would have made
@@ -230,7 +256,11 @@ class Exchange:
         self.count(mapping, "failed" if kind is Kind.FAILED else "waiting")
         reason = "; ".join(error.messages) if hasattr(error, "messages") else str(error)
         if self.pretend:
-            return self.show(f"{mapping.name} {key}: would wait: {reason}")
+            return self.show(
+                Change(
+                    mapping.name, key, "waits", to=self.system if direction == Cursor.Direction.PUSH else "", why=reason
+                )
+            )
         letter = self._letters(mapping, direction).filter(key=key).first()
         if letter is None:
             letter = DeadLetter(
@@ -276,13 +306,6 @@ class Exchange:
 
     def _letters(self, mapping: Mapping, direction: str) -> "Any":
         return DeadLetter.objects.filter(system=self.system, mapping=mapping.name, direction=direction)
-
-
-def described(name: str, changes: Document, now: Document | None) -> str:
-    """A change as a person reads it: `customer ALFKI: city 'Berlin' → 'Bonn'`."""
-    if now is None:
-        return f"{name}: new: " + ", ".join(f"{key} {value!r}" for key, value in changes.items() if value)
-    return f"{name}: " + ", ".join(f"{key} {now.get(key)!r} → {value!r}" for key, value in changes.items())
 
 
 def _encode(value: Any) -> str:

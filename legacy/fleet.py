@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
+from legacy.exchange import Change
 from legacy.fleet_process import Message, main
 from legacy.models import Run
 from legacy.runs import end
@@ -23,7 +24,7 @@ PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["legacy.fleet_start"])
 
 Tell = Callable[[str, str, int], None]
-Show = Callable[[str, str], None]
+Show = Callable[[str, Change], None]
 
 
 class Abandoned(Exception):
@@ -72,8 +73,8 @@ def runs(
                 message = _receive(each)
                 if message.kind == "tell":
                     tell(each.system.name, message.text, message.records)
-                elif message.kind == "show":
-                    show(each.system.name, message.text)
+                elif message.change:
+                    show(each.system.name, message.change)
                 else:
                     del working[each.pipe]
                     each.stop()

@@ -11,6 +11,7 @@ from django.db import connections
 from django.utils import timezone
 
 from legacy.connector import Misconfigured
+from legacy.exchange import Change
 from legacy.models import Run
 from legacy.runs import run
 from legacy.systems import System, system
@@ -25,6 +26,7 @@ class Message:
     text: str = ""
     records: int = 0
     run: Run | None = None
+    change: Change | None = None  # that a dry run would make
 
 
 def main(pipe: Connection, name: str, options: dict[str, Any]) -> None:
@@ -36,7 +38,7 @@ def main(pipe: Connection, name: str, options: dict[str, Any]) -> None:
         this = run(
             found,
             tell=lambda what, records: pipe.send(Message("tell", what, records)),
-            show=lambda line: pipe.send(Message("show", line)),
+            show=lambda change: pipe.send(Message("show", change=change)),
             **options,
         )
         pipe.send(Message("done", run=this))

@@ -32,6 +32,7 @@ class Link(models.Model):
     due = models.BooleanField(db_default=False, default=False)
 
     class Meta:
+        permissions = [("unlink_link", "Can take links apart")]
         constraints = [
             models.UniqueConstraint(fields=["system", "mapping", "key"], name="link_key_unique"),
             models.UniqueConstraint(fields=["system", "mapping", "row"], name="link_row_unique"),
@@ -58,6 +59,10 @@ class Counterpart(models.Model):
     rests_until = models.DateTimeField(null=True)
     paused_at = models.DateTimeField(null=True)
     paused_why = models.TextField(default="", blank=True)
+    asked_at = models.DateTimeField(null=True)  # when a person asked for a run by a button
+
+    class Meta:
+        verbose_name = "system"
 
     def __str__(self) -> str:
         return self.system
@@ -112,6 +117,10 @@ class Run(models.Model):
     undoes = models.ForeignKey("self", models.SET_NULL, null=True, related_name="undone_by")
 
     class Meta:
+        permissions = [
+            ("run_system", "Can start runs, and pause and resume systems"),
+            ("roll_back_run", "Can roll a run back"),
+        ]
         indexes = [models.Index(fields=["system", "-started_at"], name="run_latest")]
 
     def __str__(self) -> str:
@@ -135,6 +144,23 @@ class Forgotten(models.Model):
 
     def __str__(self) -> str:
         return f"{self.mapping} {self.row} was {self.system} {self.key}"
+
+
+class Plan(models.Model):
+    """What the last dry run of a system would have changed, for a person to look at: `sync_legacy --dry-run --keep`."""
+
+    system = models.TextField(primary_key=True)
+    asked_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    state = models.TextField(default="", blank=True)  # of the run
+    error = models.TextField(default="", blank=True)
+    counts = models.JSONField(default=dict)
+    # The first changes of each mapping, way and kind (legacy.exchange.Change), and of the rest how many.
+    changes = models.JSONField(default=list, encoder=Encoder, decoder=Decoder)
+    rest = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return f"plan of {self.system}"
 
 
 class Waiting(models.Model):
@@ -200,6 +226,7 @@ class DeadLetter(models.Model):
     run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="dead_letters")
 
     class Meta:
+        permissions = [("decide_deadletter", "Can retry, mend and discard dead letters, and say what a record is")]
         constraints = [
             models.UniqueConstraint(fields=["system", "mapping", "direction", "key"], name="dead_letter_unique")
         ]

@@ -308,13 +308,14 @@ def _apply_waiting(exchange: Exchange, mapping: Mapping) -> None:
             else:
                 records = [Record(each.key, each.values or {}, marker=each.marker) for each in page]
                 records = _with_parents(exchange, mapping, records)
-            with exchange.writing():
+            with _scratch(exchange):
                 if gone:
                     delete(exchange, mapping, keys)
                 else:
                     apply(exchange, mapping, records)
-                Waiting.objects.filter(pk__in=[each.pk for each in page]).delete()
-                Run.objects.filter(pk=exchange.run.pk).update(counts=exchange.counts)
+                if not exchange.pretend:
+                    Waiting.objects.filter(pk__in=[each.pk for each in page]).delete()
+                    Run.objects.filter(pk=exchange.run.pk).update(counts=exchange.counts)
             done += len(page)
             exchange.tell(f"{mapping.name}: {'deleting' if gone else 'writing'}", done)
             guard_failures(exchange, mapping, failed, done)

@@ -13,7 +13,7 @@ from legacy.connector import Changed, Misconfigured, Record, Refused
 from legacy.contact import MARKER
 from legacy.disputes import open_disputes
 from legacy.document import Document, Unmappable
-from legacy.exchange import SQL, Agreement, Exchange, Kind, described
+from legacy.exchange import SQL, Agreement, Change, Exchange, Kind, What
 from legacy.mapping import Mapping as Declared
 from legacy.merging import differs
 from legacy.models import Cursor, DeadLetter, Link
@@ -231,9 +231,8 @@ def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link) ->
     found = exchange.connector.fetch(mapping.source, mapping.places, [link.key])
     edited = bool(found) and _edited(exchange, mapping, link, found[0])
     if exchange.pretend:
-        return exchange.show(
-            f"{mapping.name} {row} → {exchange.system}: would be {'made again' if edited else 'deleted'}"
-        )
+        what: What = "made again" if edited else "deleted"
+        return exchange.show(Change(mapping.name, row, what, to=exchange.system, before=link.agreed))
     if edited:
         with exchange.writing():
             apply(exchange, mapping, found, counted=False)
@@ -316,5 +315,7 @@ def _fetch(exchange: Exchange, mapping: Declared, key: str) -> Record:
 def _pretend(exchange: Exchange, mapping: Declared, ours: Ours, link: Link | None, held: frozenset[str]) -> None:
     names = _news(mapping, ours, link, held) if link else differs(mapping, ours.document, {})
     changes = {name: ours.document[name] for name in sorted(names)}
-    exchange.show(described(f"{mapping.name} {ours.row} → {exchange.system}", changes, link.agreed if link else None))
+    before = {name: link.agreed.get(name) for name in changes} if link else None
+    what: What = "updated" if link else "created"
+    exchange.show(Change(mapping.name, ours.row, what, to=exchange.system, before=before, after=changes))
     exchange.count(mapping, "updated there" if link else "created there")

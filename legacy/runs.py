@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from legacy.check import check_against
 from legacy.connector import Misconfigured, Unreachable
-from legacy.exchange import Exchange, Stopped, Superseded
+from legacy.exchange import Change, Exchange, Stopped, Superseded
 from legacy.mapping import Mapping
 from legacy.models import Counterpart, Run
 from legacy.pull import pull
@@ -41,7 +41,7 @@ class How(TypedDict, total=False):
     retry_all: bool
     force: bool
     tell: Callable[[str, int], None]
-    show: Callable[[str], None]
+    show: Callable[[Change], None]
 
 
 def run(

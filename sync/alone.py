@@ -1,6 +1,6 @@
 """One run of a command at a time, on whatever machine cron fires."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from django.db import DatabaseError, OperationalError, connection
@@ -39,3 +39,22 @@ def alone(command: str, subject: str = "") -> Iterator[None]:
             lock.rollback()  # closing alone lets go of the lock a moment later
     finally:
         lock.close()
+
+
+def at_work(command: str, subjects: Collection[str]) -> set[str]:
+    """Those of the subjects that a run of the command is at work on now, on whatever machine."""
+    if not subjects:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(_AT_WORK, {"command": command, "subjects": list(subjects)})
+        return {subject for (subject,) in cursor.fetchall()}
+
+
+# The two halves of the lock's key stand there without their sign.
+_AT_WORK = """
+SELECT s.subject FROM unnest(%(subjects)s::text[]) AS s(subject) JOIN pg_locks l
+    ON l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+    AND l.classid::bigint = hashtext(%(command)s)::bigint & 4294967295
+    AND l.objid::bigint = hashtext(s.subject)::bigint & 4294967295
+WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""

@@ -10,18 +10,15 @@ from django.urls import reverse
 from django.utils.text import capfirst
 
 from devices.models import Device, EnrollmentCode, Grant
+from legacy.branches.models import Branch
+from legacy.models import Counterpart, DeadLetter, Link, Run
+from legacy.pages.access import visible as visible_letters
+from legacy.webhooks.models import Hint
+from legacy.webhooks.subscriptions import Subscription
 from sync.declare import declarations
 from sync.models import Conflict, Rejection
 from sync.permissions import visible
 
-LEGACY_ICONS = {
-    "branch": "store",
-    "run": "sync_alt",
-    "link": "link",
-    "deadletter": "mail",
-    "hint": "webhook",
-    "subscription": "campaign",
-}
 WAITING_SHOWN_MAX = 999  # a badge is to be read at a glance
 
 
@@ -47,10 +44,19 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
             _item(request, Grant, "Grants", "key"),
         ],
         "Data that syncs": [_item(request, d.model, icon="table_rows") for d in declarations()],
-        "Pre-existing systems": _of_app(request, "legacy", LEGACY_ICONS),
+        "Pre-existing systems": [
+            _item(request, Counterpart, "Systems", "hub"),
+            _item(request, Branch, icon="store"),
+            _item(request, Run, "Runs", "sync_alt"),
+            _item(request, DeadLetter, "Dead letters", "mail"),
+            _item(request, Link, "Links", "link"),
+            _item(request, Hint, icon="webhook"),
+            _item(request, Subscription, icon="campaign"),
+        ],
         "People": _of_app(request, "auth", {"user": "person", "group": "group"}),
     }
     _badge(request, groups[""])
+    _badge_letters(request, groups["Pre-existing systems"])
     told = {item["link"].partition("?")[0] for items in groups.values() for item in items if item}
     others = [_item(request, model, icon="database") for model in site._registry]
     groups["More"] = [item for item in others if item and item["link"] not in told]
@@ -83,5 +89,17 @@ def _badge(request: HttpRequest, items: list[dict[str, Any]]) -> None:
     """Say on the links to conflicts and quarantine how many of them wait for a person, of those the user may see."""
     for item, model in zip(items[1:], (Conflict, Rejection), strict=True):
         count = visible(request.user, model._default_manager.filter(state="open")).count() if item else 0
-        if count:
-            item["badge"] = str(count) if count <= WAITING_SHOWN_MAX else f"{WAITING_SHOWN_MAX}+"
+        _say(item, count)
+
+
+def _badge_letters(request: HttpRequest, items: list[dict[str, Any]]) -> None:
+    """The same of dead letters: those that wait for a person, and those that are tried again."""
+    letters = items[3]
+    if letters:
+        waiting = DeadLetter.objects.exclude(kind=DeadLetter.Kind.IGNORED)
+        _say(letters, visible_letters(request.user, waiting).count())
+
+
+def _say(item: dict[str, Any], count: int) -> None:
+    if count:
+        item["badge"] = str(count) if count <= WAITING_SHOWN_MAX else f"{WAITING_SHOWN_MAX}+"

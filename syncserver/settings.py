@@ -79,7 +79,7 @@ UNFOLD = {
     "SITE_URL": None,  # there is no site behind it to view
     "SITE_ICON": "syncserver.navigation.icon",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "syncserver.navigation.icon"}],
-    "DASHBOARD_CALLBACK": "sync.pages.front_page.told",
+    "DASHBOARD_CALLBACK": "legacy.pages.front_page.told",
     "STYLES": ["syncserver.navigation.stylesheet"],
     "SIDEBAR": {"navigation": "syncserver.navigation.sidebar"},
     "COLORS": {
@@ -165,6 +165,9 @@ SYNC_DEVICE_PENDING_HOURS_MAX = env.integer("SYNC_DEVICE_PENDING_HOURS_MAX", 24)
 # A week: a weekend or a short leave is no fault, and what is still in its outbox is not lost yet.
 SYNC_DEVICE_SILENT_HOURS_MAX = env.integer("SYNC_DEVICE_SILENT_HOURS_MAX", 168)
 
+# A dead letter that waits for a person, or fails again and again, for longer than that is late.
+LEGACY_LETTER_AGE_HOURS_MAX = env.integer("LEGACY_LETTER_AGE_HOURS_MAX", 24)
+
 # --- Alerts: who is told (`manage.py sync_alerts`), and who may scrape ---
 SYNC_PUBLIC_URL = env.text("SYNC_PUBLIC_URL")  # how people reach the server; unset: alerts have no links
 SYNC_ALERT_MAIL_TO = env.words("SYNC_ALERT_MAIL_TO")  # unset: no e-mail
@@ -175,6 +178,9 @@ SYNC_ALERT_WEBHOOK_SECRETS = env.words("SYNC_ALERT_WEBHOOK_SECRETS")
 SYNC_ALERT_WEBHOOK_LOOPBACK = env.flag("SYNC_ALERT_WEBHOOK_LOOPBACK", False)
 SYNC_ALERT_TIMEOUT_SECONDS = 10  # for each step of telling: one channel that hangs must not keep another waiting
 SYNC_ALERT_AGE_DAYS_MAX = env.integer("SYNC_ALERT_AGE_DAYS_MAX", 90)  # alerts that are over are kept that long
+SYNC_ALERT_SOURCES = [
+    "legacy.attention"
+]  # modules that know of more to alert of and to measure: sync/alerts/sources.py
 SYNC_METRICS_TOKEN = env.text("SYNC_METRICS_TOKEN")  # unset: there is no /metrics
 EMAIL_HOST = env.text("EMAIL_HOST", "localhost")
 EMAIL_PORT = env.integer("EMAIL_PORT", 25)
@@ -224,6 +230,7 @@ PROCRASTINATE_AUTODISCOVER_MODULE_NAME = ""  # jobs are where the next line says
 PROCRASTINATE_IMPORT_PATHS = ["legacy.worker"]
 WORKER_DEAD_SECONDS = env.integer("WORKER_DEAD_SECONDS", 30)  # without a sign of life: others take up its jobs
 WORKER_STOP_SECONDS = env.integer("WORKER_STOP_SECONDS", 30)  # that its jobs may go on when it is told to stop
+LEGACY_DECISIONS_MAX = 200  # dead letters that one person has tried again or discards at once: a slip stays small
 
 # --- API ---
 REST_FRAMEWORK = {

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from devices.models import Device
 from sync.alerts.attention import Waiting, waiting
+from sync.alerts.sources import sources
 from sync.models import Alert, AlertChannel
 from sync.sql import block
 from sync.wire import entities
@@ -45,6 +46,8 @@ class _Database(Collector):
         yield from _alerts()
         yield from _channels()
         yield from _database()
+        for source in sources():
+            yield from source.metrics(now)
 
 
 def _waiting(name: str, what: str, found: list[Waiting]) -> Iterator[Metric]:
@@ -78,7 +81,7 @@ def _devices(now: datetime) -> Iterator[Metric]:
 def _alerts() -> Iterator[Metric]:
     standing = dict(Alert.objects.filter(cleared_at=None).values_list("kind").annotate(Count("id")))
     alerts = Gauge("syncserver_alerts_active", "Alerts that stand, by kind.", labels=["kind"])
-    for kind in Alert.Kind.values:
+    for kind in [*Alert.Kind.values, *(kind for source in sources() for kind in source.KINDS)]:
         alerts.add_metric([kind], standing.get(kind, 0))
     yield alerts
 

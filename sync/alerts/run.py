@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from devices.models import Device, Trouble
 from sync.alerts import texts
 from sync.alerts.attention import waiting
 from sync.alerts.channels import Mail, Webhook, attempt, channels
+from sync.alerts.sources import sources
 from sync.alone import alone
 from sync.models import Alert, AlertChannel, AlertMessage, Telling
 from sync.outbound import PAUSES_MINUTES, Answer
@@ -141,8 +142,9 @@ def _found(now: datetime) -> list[dict[str, Any]]:
         .annotate(count=Count("alertmessage", Q(alertmessage__next_at__isnull=False)))
     )
     silenced = [(Alert.Kind.CHANNEL, each.name, each.failing_since or now, each.count) for each in failed]
+    others = [asdict(finding) for source in sources() for finding in source.found(now)]
     names = ("kind", "subject", "since", "count")
-    return [dict(zip(names, each, strict=True)) for each in [*late, *devices, *silenced]]
+    return [*(dict(zip(names, each, strict=True)) for each in [*late, *devices, *silenced]), *others]
 
 
 def _untold(channel: Mail | Webhook, now: datetime) -> dict[str, list[Alert]]:

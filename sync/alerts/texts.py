@@ -12,6 +12,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 
+from sync.alerts.sources import source_of
 from sync.models import Alert
 
 LINES_MAX = 100  # of alerts or ids in one message; the counts are of all
@@ -75,6 +76,8 @@ def digest(
 
 def link(alert: Alert) -> str | None:
     """Where a person can do something about it; None where SYNC_PUBLIC_URL does not say how the server is reached."""
+    if (source := source_of(alert.kind)) is not None:
+        return _public(source.path(alert))
     match alert.kind:
         case Alert.Kind.CONFLICTS:
             path = reverse("admin:sync_conflict_changelist") + _open(alert.subject)
@@ -91,6 +94,8 @@ def sentence(alert: Alert, names: Mapping[str, str]) -> str:
     """The alert in words; one line, whatever a device is called."""
     since = f"{timezone.localtime(alert.since):%Y-%m-%d %H:%M %Z}"
     name = " ".join(names.get(alert.subject, alert.subject).split())
+    if (source := source_of(alert.kind)) is not None:
+        return f"{source.sentence(alert)}, since {since}."
     match alert.kind:
         case Alert.Kind.CONFLICTS:
             text = f"{name}: {_many(alert.count, 'conflict waits', 'conflicts wait')} too long for a decision"

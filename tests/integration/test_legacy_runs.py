@@ -353,7 +353,7 @@ def test_dry_run_says_what_would_change_and_writes_nothing(ledger: Ledger) -> No
     Customer.objects.create(name="Bo", city="Oslo")
     lines: list[str] = []
     before = revisions()
-    run = ledger.sync(pretend=True, show=lines.append)
+    run = ledger.sync(pretend=True, show=lambda change: lines.append(str(change)))
     assert run.counts["order"]["created"] == 1
     assert any(line.startswith("customer 1: new") and "Berlin" in line for line in lines)
     assert any("→ ledger: new" in line and "Oslo" in line for line in lines)

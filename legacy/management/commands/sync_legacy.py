@@ -15,8 +15,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from legacy.connector import Misconfigured, Unreachable
 from legacy.due import due
+from legacy.exchange import Change
 from legacy.fleet import runs
 from legacy.models import Run
+from legacy.plan import Kept
 from legacy.report import summary, table, table_of_many
 from legacy.rollback import TakenBack
 from legacy.runs import EXIT_CODES, pause, resume, roll_back_run, run
@@ -74,6 +76,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="print what would change, and write nothing anywhere"
         )
+        parser.add_argument("--keep", action="store_true", help="with --dry-run: keep the plan for the admin's page")
+        parser.add_argument("--trigger", default="command", help=SUPPRESS)  # what started it, as the run notes it
         parser.add_argument(
             "--retry", action="store_true", help="try every dead letter now, however recently it failed"
         )
@@ -123,25 +127,32 @@ class Command(BaseCommand):
             "retry_all": options["retry"],
             "force": options["force"],
         }
+        kept = Kept(options["system"]) if options["dry_run"] and options["keep"] else None
+
+        def show(change: Change) -> None:
+            kept.add(change) if kept else self.stdout.write(str(change))
+
         try:
             if options["kind"]:
                 return self._run_many(due(of_kind(options["kind"]), timezone.now()), options["parallel"], how)
             if len(options["systems"]) > 1:
                 return self._run_many([system(name) for name in options["systems"]], options["parallel"], how)
             found = system(options["system"])
-            how |= {"only": _known(found.mappings, options["mapping"]), "pretend": options["dry_run"]}
+            how |= {"only": _known(found.mappings, options["mapping"]), "pretend": options["dry_run"], "show": show}
             this = self._run_apart(found, how) if found.timeout_seconds else self._run_here(found, how)
         except Busy as error:
             self.stdout.write(json.dumps({"state": "busy", "error": str(error)}) if self.as_json else str(error))
             return 0
         except Misconfigured as error:
             this = Run(system=options["kind"] or options["system"], state=Run.State.MISCONFIGURED, error=str(error))
+        if kept:
+            kept.write(this)
         self._print(this)
         return _code(this)
 
     def _run_here(self, found: System, how: dict[str, Any]) -> Run:
         with Console(stderr=True).status("") as status:
-            return run(found, tell=lambda *told: status.update(_step(*told)), show=self.stdout.write, **how)
+            return run(found, tell=lambda *told: status.update(_step(*told)), **how)
 
     def _run_apart(self, found: System, how: dict[str, Any]) -> Run:
         """In a process of its own, so that it can be cut off. Raises Busy."""
@@ -150,7 +161,8 @@ class Command(BaseCommand):
             def tell(_: str, what: str, records: int) -> None:
                 status.update(_step(what, records))
 
-            for this in runs([found], parallel=1, tell=tell, show=lambda _, line: self.stdout.write(line), **how):
+            show = how.pop("show")
+            for this in runs([found], parallel=1, tell=tell, show=lambda _, change: show(change), **how):
                 return this
         raise Busy(f"Another run of {found.name} is at work.")
 
