@@ -68,7 +68,12 @@ class Day:
     samples: tuple[Any, ...] = field(default=(dt.date(2024, 2, 29), dt.date(2026, 11, 1)), init=False)
 
     def pull(self, value: Any) -> Any:
-        return dt.datetime.strptime(value, self.format).date() if isinstance(value, str) and value else value or None
+        if not isinstance(value, str) or not value:
+            return value or None
+        try:
+            return dt.datetime.strptime(value, self.format).date()
+        except ValueError:
+            raise ValueError(f"{value!r} is no day as {self.format} has it") from None
 
     def push(self, value: Any) -> Any:
         return value.strftime(self.format) if value else None

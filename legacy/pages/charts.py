@@ -80,6 +80,7 @@ def charts(found: Sequence[Day], of: str) -> list[dict[str, Any]]:
                 found,
                 [("median", lambda d: d.median), ("longest", lambda d: d.longest - d.median)],
                 _short,
+                _round_seconds,
             ),
             "legend": [("median", "median of the day"), ("longest", "longest")],
         },
@@ -104,9 +105,10 @@ def _drawing(
     found: Sequence[Day],
     series: Sequence[tuple[str, Callable[[Day], float]]],
     words: Callable[[float], str],
+    top: Callable[[float], float] | None = None,
 ) -> SafeString:
     """Stacked bars, one a day. Only our own words and numbers get into it, each escaped all the same."""
-    most = _round(max((sum(value(day) for _, value in series) for day in found), default=0.0))
+    most = (top or _round)(max((sum(value(day) for _, value in series) for day in found), default=0.0))
     high, step = HEIGHT - BOTTOM - TOP, (WIDTH - LEFT) / max(len(found), 1)
     parts = [f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"]
     for share in (0.0, 0.5, 1.0):
@@ -158,3 +160,9 @@ def _round(most: float) -> float:
     while size > most:
         size /= 10
     return next(size * factor for factor in (1, 2, 4, 5, 8, 10) if size * factor >= most)
+
+
+def _round_seconds(most: float) -> float:
+    """The next round time whose half is round too."""
+    steps = (0.2, 1, 2, 4, 10, 20, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 14_400, 36_000, 86_400)
+    return next((step for step in steps if step >= most), _round(most)) if most else 0.0

@@ -221,7 +221,7 @@ def _shown(case: Case, form: MendForm, reason: DiscardForm | None = None) -> Htt
         "letter": letter,
         "kind": Kind(letter.kind),
         "badge": words.badge(*KINDS[Kind(letter.kind)]),
-        "error": access.told(letter.error),
+        "error": _error(case),
         "name": _name(case, case.row) if case.row else access.name_of(case.mapped, case.payload, letter.key),
         "since": words.moment(letter.first_at),
         "next": _next(letter),
@@ -240,6 +240,13 @@ def _shown(case: Case, form: MendForm, reason: DiscardForm | None = None) -> Htt
         "notes": access.notes(letter),
     }
     return TemplateResponse(case.request, TEMPLATE, context)
+
+
+def _error(case: Case) -> str:
+    """What is wrong, with our field by what people call it."""
+    name, _, rest = case.letter.error.partition(": ")
+    known = case.mapped is not None and name in {n for line in case.mapped.mapping.fields for n in line.names}
+    return access.told(f"{words.label(case.entity, name)}: {rest}" if known else case.letter.error)
 
 
 def _next(letter: DeadLetter) -> str:

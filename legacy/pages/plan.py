@@ -144,6 +144,7 @@ def _change(change: Mapping[str, Any], shown: Shown) -> dict[str, Any]:
         "name": shown.names.get((change["to"], change["key"]), change["key"]),
         "key": change["key"],
         "badge": words.badge(*WORDS.get(change["what"], ("plain", change["what"]))),
+        "whole": change["what"] != "updated",  # the row as such, and not what changes of it
         "why": access.told(change["why"]),
         "fields": [field for field in fields if field][:FIELDS_SHOWN_MAX],
         "fields_more": max(len(fields) - FIELDS_SHOWN_MAX, 0),

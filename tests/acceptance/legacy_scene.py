@@ -187,7 +187,7 @@ class Evening:
                 phone="(91) 555 22 82",
             ),
             Customer.objects.create(
-                name="Bolido Comidas Preparadas", address="Calle Mayor 12", city="Toledo", country="Spain"
+                name="Bolido Comidas Preparadas", address="C/ Mayor 12", city="Toledo", country="Spain"
             ),
         ]
         values = {
@@ -213,7 +213,7 @@ class Evening:
         for number, (first, last, day) in enumerate(people, 1):
             values = {"KUNNR": "4", "NAMEV": first, "NAME1": last, "ABTNR": "Sales Representative"}
             values |= {"SMTP_ADDR": f"{first}.{last}@example.com".lower(), "ERDAT": day}
-            error = f"met_on: time data '{day}' does not match format '%d.%m.%Y'"
+            error = f"met_on: '{day}' is no day as %d.%m.%Y has it"
             found = self._letter(
                 "contact", f"P{4710 + number}", error, values, 3 + 20 * number, attempts=2 + 3 * number
             )

@@ -89,7 +89,7 @@ def test_letter_shows_each_place_beside_what_it_becomes(admin_client: Client) ->
     text = shown(admin_client, page(failed()))
     assert "BBBBBB" in text and "ALFKI" in text
     assert "comes only" in text  # the code
-    assert f"city: {EVIL} is too long" in text
+    assert f"City: {EVIL} is too long" in text
 
 
 @pytest.mark.parametrize(
