@@ -27,9 +27,9 @@ NOW = datetime.now(UTC)
 def declared(settings: Settings) -> Iterator[None]:
     settings.LEGACY_SYSTEMS = [scene.__name__]
     settings.SYNC_METRICS_TOKEN = "a-token-of-prometheus"
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     yield
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
 
 
 def ended(state: str, **more: Any) -> Run:
@@ -80,7 +80,7 @@ def test_system_that_is_not_reached_is_an_alert_after_some_runs(settings: Settin
 
 def test_systems_that_cannot_be_read_are_an_alert_and_break_nothing(settings: Settings) -> None:
     settings.LEGACY_SYSTEMS = ["no.such.module"]
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     assert kinds() == {"legacy_misconfigured": "what LEGACY_SYSTEMS names"}
     tell()
     assert scraped()

@@ -27,11 +27,11 @@ VIEW = "legacy.view_run"
 @pytest.fixture(autouse=True)
 def declared(settings: Settings) -> Iterator[None]:
     settings.LEGACY_SYSTEMS = [scene.__name__]
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     scene.LEDGER.__init__()  # type: ignore[misc]
     scene.CRM.__init__()  # type: ignore[misc]
     yield
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_overview_tells_of_systems_that_never_ran(admin_client: Client) -> None:
 
 def test_overview_tells_what_is_declared_wrong(admin_client: Client, settings: Settings) -> None:
     settings.LEGACY_SYSTEMS = ["no.such.module"]
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     assert "What is declared cannot be read." in shown(admin_client, SYSTEM)
     assert "no.such.module" in shown(admin_client, "/admin/")
 
@@ -112,7 +112,7 @@ def test_many_systems_are_a_grid_with_cards_for_those_that_need_somebody(
 ) -> None:
     many = tuple(systems.System(f"store-b{n}", lambda: scene.CRM, ()) for n in range(40))
     monkeypatch.setattr(scene, "SYSTEMS", many)
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     Run.objects.create(system="store-b7", state=Run.State.STOPPED, error="too much")
     page = shown(admin_client, SYSTEM)
     assert page.count('class="lg-cell') == 40
@@ -124,7 +124,7 @@ def test_overview_asks_a_number_of_queries_that_does_not_grow(
     admin_client: Client, monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
 ) -> None:
     monkeypatch.setattr(scene, "SYSTEMS", tuple(systems.System(f"store-{n}", lambda: scene.CRM, ()) for n in range(60)))
-    systems.declared.cache_clear()
+    systems.modules.cache_clear()
     Run.objects.bulk_create([Run(system=f"store-{n}", state="done", started_at=timezone.now()) for n in range(60)])
     with django_assert_max_num_queries(30):
         shown(admin_client, SYSTEM)
