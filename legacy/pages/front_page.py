@@ -9,6 +9,7 @@ from legacy.models import Run
 from legacy.pages import access
 from legacy.pages.systems import why
 from legacy.standing import problem, standings
+from legacy.templatetags.legacy_pages import STATES
 from sync.pages import front_page, words
 from sync.permissions import holds
 
@@ -37,6 +38,8 @@ def _systems(request: HttpRequest) -> dict[str, Any]:
         "shown": [
             {
                 "standing": each,
+                "tone": STATES[each.state][0],
+                "state": STATES[each.state][1],
                 "why": str(why(each)),
                 "ran": words.moment(each.last.started_at if each.last else None),
                 "runs": f"{reverse('admin:legacy_run_changelist')}?system={each.name}",

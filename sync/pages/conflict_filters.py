@@ -76,8 +76,10 @@ class DeviceFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, page: Any) -> Lookups:
         seen = page.get_queryset(request).order_by()
         met = Device.objects.filter(Exists(seen.filter(device=OuterRef("pk")))).order_by("name")
-        systems = seen.exclude(source="").order_by("source").values_list("device", "source").distinct()
-        named = [*systems, *met.values_list("pk", "name")[:DEVICES_LISTED_MAX]]
+        named = []
+        if page.model is Conflict:  # which may be with a system that is no device
+            named += seen.exclude(source="").order_by("source").values_list("device", "source").distinct()
+        named += [*met.values_list("pk", "name")[:DEVICES_LISTED_MAX]]
         return [(str(pk), name) for pk, name in named]
 
     def has_output(self) -> bool:
