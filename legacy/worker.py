@@ -20,29 +20,41 @@ from legacy.fleet import Abandoned, runs
 from legacy.prune import prune as prune_runs
 from legacy.report import summary
 from legacy.systems import System, declared
+from legacy.webhooks.inbox import process_due
+from legacy.webhooks.outbox import deliver_due
 from sync.alerts.run import run as tell_people
 from sync.alone import Busy
 from sync.prune import prune
 
 log = logging.getLogger(__name__)
 FAILED_HOURS = 30 * 24  # that a job that failed is kept to be looked at; others go when they are done
-SOON, USUAL = 10, 0  # priorities: what takes a moment does not queue behind runs that take minutes
+SOON = 10  # a priority above that of runs, which is 0: what takes a moment does not queue behind what takes minutes
 
 
-def every(cron: str) -> Callable[[Callable[[], None]], None]:
+Do = Callable[[], None]
+
+
+def every(cron: str) -> Callable[[Do], Do]:
     """Do it at these times, in UTC, one at a time, by whichever worker is free. What was missed is done once."""
 
-    def declare(do: Callable[[], None]) -> None:
+    def declare(do: Do) -> Do:
         def job(timestamp: int) -> None:  # noqa: ARG001 - the moment it was planned for
             do()
 
         name = f"legacy.{do.__name__}"
         app.periodic(cron=cron)(app.task(name=name, queueing_lock=name, lock=name, priority=SOON)(job))
+        return do
 
     return declare
 
 
-# --- What is done every so often. Deliveries of webhooks belong here, a line each. ------------------------------------
+# --- What is done every so often --------------------------------------------------------------------------------------
+
+
+@every("* * * * * */10")  # the last of six says the seconds
+def webhooks() -> None:
+    process_due()
+    deliver_due()
 
 
 @every("*/5 * * * *")

@@ -21,7 +21,7 @@ from tests.acceptance.fleet_support import Deployment, answering, deployment
 pytestmark = pytest.mark.slow
 SHOPS = [f"shop{number}" for number in range(1, 6)]
 CUSTOMERS, PRODUCTS = 93, 77
-WAKE_SECONDS_MAX = 120
+START_SECONDS_MAX = 120
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<html>Hi</html>"
 JSON = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"id": 999}'
 
@@ -29,30 +29,32 @@ JSON = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11
 @pytest.fixture
 def tryton(tmp_path: Path) -> Iterator[int]:
     """The port of a Tryton with six databases: those of the five shops, and one whose schema has changed."""
+    folder = tmp_path / "erp"
+    environment = os.environ | {"SYNC_DATA_DIR": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    environment = os.environ | {"SYNC_DATA_DIR": str(tmp_path)}
-
-    def erp(*command: str) -> None:
+    for command in (["start", "--port", str(port)], ["stop"]):  # installs it, and loads the template
         subprocess.run([ROOT / "script" / "erp", *command], env=environment, check=True, capture_output=True)
-
+    (template,) = (ROOT / ".erp").glob("northwind-*.sqlite")
+    names = [*SHOPS, "changed"]
+    for name in names:
+        shutil.copy(template, folder / f"{name}.sqlite")
+    with (folder / "log").open("w") as log:
+        program = ROOT / ".erp" / "venv" / "bin" / "trytond"
+        command = [str(program), "-c", str(folder / "trytond.conf"), "-d", *names]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        erp("start", "--port", str(port))
-        (template,) = (ROOT / ".erp").glob("northwind-*.sqlite")
-        for name in [*SHOPS, "changed"]:
-            shutil.copy(template, tmp_path / "erp" / f"{name}.sqlite")
-        for name in [*SHOPS, "changed"]:
-            wake(port, name)
-        with closing(sqlite3.connect(tmp_path / "erp" / "changed.sqlite")) as base:
+        wait_for(port, names[-1])
+        with closing(sqlite3.connect(folder / "changed.sqlite")) as base:
             base.execute("ALTER TABLE party_party RENAME COLUMN code TO number")
         yield port
     finally:
-        erp("stop")
+        process.kill()
+        process.wait()
 
 
-def wake(port: int, database: str) -> None:
-    """Tryton opens a database when it is asked for the first time, and answers nobody meanwhile."""
-    deadline = time.monotonic() + WAKE_SECONDS_MAX
+def wait_for(port: int, database: str) -> None:
+    deadline = time.monotonic() + START_SECONDS_MAX
     while True:
         somebody = Tryton(f"http://127.0.0.1:{port}", database, "admin", "northwind")
         try:

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from django.db import connection
 from django.utils import timezone
+from procrastinate.contrib.django import app
 
 from legacy import ask, button, worker
 from legacy.models import Run
@@ -76,3 +77,21 @@ def test_runs_are_forgotten_after_their_days_but_for_the_last_of_each_system() -
         ("a", 29),
         ("b", 60),
     ]
+
+
+def test_worker_does_what_the_crontab_does() -> None:
+    app.configure_task(ask.RUN)  # loads the jobs
+    planned = {task.task.name: task.cron for task in app.periodic_registry.periodic_tasks.values()}
+    assert planned == {
+        "legacy.tick": "* * * * *",
+        "legacy.webhooks": "* * * * * */10",
+        "legacy.alerts": "*/5 * * * *",
+        "legacy.forget": "17 3 * * *",
+        "legacy.forget_jobs": "29 3 * * *",
+    }
+
+
+@pytest.mark.parametrize("do", [worker.webhooks, worker.alerts, worker.forget])
+@pytest.mark.django_db(transaction=True)
+def test_what_is_done_every_so_often_does_no_harm_where_there_is_nothing_to_do(do: worker.Do) -> None:
+    do()

@@ -19,12 +19,12 @@ UNITS = re.findall(r"```ini\n(.*?)```", PAGE, re.S)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_is_taken_with_its_options(line: str) -> None:
     name, *options = shlex.split(line)
-    app = "legacy" if name in {"sync_legacy", "legacy_prune", "worker"} else "sync"
+    app = "legacy" if name in {"sync_legacy", "legacy_webhooks", "legacy_prune", "worker"} else "sync"
     load_command_class(app, name).create_parser("manage.py", name).parse_args(options)
 
 
 def test_crontab_can_be_read() -> None:
-    assert len(CRON_LINES) == 5
+    assert len(CRON_LINES) == 6
     for line in CRON_LINES:
         CronSim(line, timezone.now())
 

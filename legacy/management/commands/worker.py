@@ -10,8 +10,9 @@ from procrastinate.contrib.django import app
 
 from legacy.worker import take_up
 
-HELP = """Run the systems and branches that have a schedule when they are due, tell people (sync_alerts) every five
-minutes, forget what is old (sync_prune, legacy_prune) every night, and do what administrators ask for with "Sync now".
+HELP = """Run the systems and branches that have a schedule when they are due, apply what webhooks told and send ours
+(legacy_webhooks) every ten seconds, tell people (sync_alerts) every five minutes, forget what is old (sync_prune,
+legacy_prune) every night, and do what administrators ask for with "Sync now".
 
 Any number of workers may run, on any number of machines. A run of one that is killed is taken up by the next. Without
 any, cron does the same with sync_legacy, sync_alerts and the others.
