@@ -39,8 +39,8 @@ def found(now: datetime) -> Iterator[Finding]:
 
 
 def _still(each: Standing) -> Iterator[Finding]:
-    """A system whose runs do nothing until somebody looks. One that is paused stands still on purpose."""
-    if each.last is None or each.state == State.PAUSED:
+    """A system whose runs do nothing until somebody looks. One that somebody paused stands still on purpose."""
+    if each.last is None or each.state in (State.PAUSED, State.OFF):
         return
     since = each.last.ended_at or each.last.started_at
     state = each.last.state

@@ -29,6 +29,7 @@ class State(StrEnum):
 
     WORKING = "working"
     STARTING = "starting"
+    OFF = "switched off"
     PAUSED = "paused"
     RESTING = "resting"  # it did not answer, and is left alone for a while
     STOPPED = "stopped"
@@ -134,6 +135,8 @@ def _state(each: Standing, now: datetime) -> State:
     counterpart = each.counterpart
     if is_starting(each.name, counterpart.asked_at, now):
         return State.STARTING
+    if not each.system.enabled:
+        return State.OFF
     if counterpart.paused_at:
         return State.PAUSED
     if counterpart.rests_until and counterpart.rests_until > now:

@@ -121,8 +121,9 @@ class SystemAdmin(ModelAdmin):
     def sync_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Start a run; what has failed is tried again with `retry`."""
         standing = self._button(request, name)
-        if standing.state == State.PAUSED:
-            self.message_user(request, f"{name} is paused. Resume it first.", messages.WARNING)
+        if standing.state in (State.PAUSED, State.OFF):
+            what = "is paused. Resume it first." if standing.state == State.PAUSED else "is switched off."
+            self.message_user(request, f"{name} {what}", messages.WARNING)
             return self._back()
         options = ["--retry"] if "retry" in request.POST else []
         options += ["--resume"] if standing.state == State.RESTING else []
@@ -232,6 +233,8 @@ def why(standing: Standing) -> SafeString | str:
             until = f"{counterpart.rests_until:%H:%M %Z}"
             told = f"It did not answer {counterpart.failures} times and is asked again at {until}."
             return f"{told} {access.told(last.error)}" if last and last.error else told
+        case State.OFF:
+            return "Somebody switched it off among the branches: no run begins."
         case State.STARTING:
             return "It was asked for a moment ago and begins."
         case State.WORKING if last is None or last.state != Run.State.RUNNING:

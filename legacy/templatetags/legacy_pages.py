@@ -17,6 +17,7 @@ register = template.Library()
 STATES = {
     State.WORKING: ("info", "at work"),
     State.STARTING: ("info", "starting"),
+    State.OFF: ("plain", "switched off"),
     State.PAUSED: ("plain", "paused"),
     State.RESTING: ("warn", "resting"),
     State.STOPPED: ("bad", "stopped for safety"),

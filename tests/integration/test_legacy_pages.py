@@ -162,6 +162,16 @@ def test_run_that_cron_started_is_seen_and_not_doubled(admin_client: Client, sta
     assert started == []
 
 
+def test_system_that_is_switched_off_is_not_started(
+    admin_client: Client, started: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene, "SYSTEMS", (systems.System("off", lambda: scene.CRM, (), enabled=False),))
+    systems.modules.cache_clear()
+    assert "switched off" in shown(admin_client, SYSTEM)
+    assert "switched off" in post(admin_client, f"{SYSTEM}off/sync/")
+    assert started == []
+
+
 def test_run_that_did_not_begin_is_told(admin_client: Client) -> None:
     Counterpart.objects.create(system="ledger", asked_at=timezone.now() - timedelta(minutes=5))
     assert "was asked for and did not begin" in shown(admin_client, SYSTEM)
