@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
+
+VALUES_TOLD_MAX = 6  # of a value map, where one is not in it
 
 
 class How(Protocol):
@@ -33,7 +36,10 @@ class How(Protocol):
 
 @dataclass(frozen=True)
 class Values:
-    """A value map, theirs to ours. Raises ValueError for a value that is in it on neither side."""
+    """A value map, theirs to ours. What is empty stays empty where the map does not name it.
+
+    Raises ValueError for any other value that is not in it.
+    """
 
     map: Mapping[Any, Any]
     rounds: bool = field(default=False, init=False)
@@ -55,7 +61,11 @@ class Values:
 
 def _look_up(known: Mapping[Any, Any], value: Any) -> Any:
     if value not in known:
-        raise ValueError(f"{value!r} is none of {', '.join(map(repr, known))}")
+        if value in (None, ""):
+            return None
+        some = ", ".join(map(repr, islice(known, VALUES_TOLD_MAX)))
+        more = ", …" if len(known) > VALUES_TOLD_MAX else ""
+        raise ValueError(f"{value!r} is none of the {len(known)} values that are mapped: {some}{more}")
     return known[value]
 
 

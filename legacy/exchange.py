@@ -281,10 +281,10 @@ class Exchange:
         letter.save()
         return None
 
-    def due(self, mapping: Mapping, direction: str) -> list[DeadLetter]:
-        """The dead letters that are to be tried again."""
+    def due(self, mapping: Mapping, direction: str, everything: bool = False) -> list[DeadLetter]:
+        """The dead letters that are to be tried again; `everything`: however recently they failed."""
         letters = self._letters(mapping, direction).filter(next_at__isnull=False)
-        if not self.retry_all:
+        if not (self.retry_all or everything):
             letters = letters.filter(next_at__lte=timezone.now())
         return list(letters.order_by("first_at", "pk"))
 

@@ -13,7 +13,9 @@ from legacy.mapping import Mapping
 
 PAGES = 3  # read of each source at most
 KEYS_MAX = 10_000  # looked through at most
+PASSES = 3  # until one reads only what has changed: the second may read all again, to be sure
 STAMPS = 500  # looked at
+LONG = timedelta(hours=1)  # more than what is read again before the newest stamp
 PRECISIONS = (1e-6, 1e-3, 1.0, 60.0, 86_400.0)  # seconds, the finest first
 SKEW_SECONDS_MAX = 5.0
 
@@ -46,10 +48,12 @@ def probe(connector: Connector, mapping: Mapping, write: bool = False) -> Iterat
     """
     declared = connector.capabilities
     records, pages, milliseconds = _read(connector, mapping)
-    yield Finding("records", declared.paging, f"{len(records)} in {pages} pages, {milliseconds:.0f} ms a page", None)
+    yield Finding("records", declared.paging, f"{len(records)} in {pages} pages of {milliseconds:.0f} ms", None)
     yield _fields(mapping, records)
     if isinstance(connector, Stamped):
         yield from _stamps(connector, mapping)
+        if declared.stamp and pages < PAGES:
+            yield _since(connector, mapping, len(records))
     if records and declared.fetches:
         yield _fetched(connector, mapping, records)
     if mapping.both and declared.idempotency == "marker":
@@ -98,6 +102,23 @@ def _stamps(connector: Stamped, mapping: Mapping) -> Iterator[Finding]:
         skew = abs(now - datetime.now(UTC))
         told = f"{skew.total_seconds():.1f} s beside ours"
         yield Finding("clock", declared.clock, told, skew < timedelta(seconds=SKEW_SECONDS_MAX) or None)
+
+
+def _since(connector: Stamped, mapping: Mapping, everything: int) -> Finding:
+    """Whether a later pass reads less than the first. An API that does not know a parameter often says nothing."""
+    reads: Any = connector
+    cursor: dict[str, Any] = {}
+    count = 0
+    for _ in range(PASSES):
+        count, more = 0, True
+        while more:
+            page = reads.changes(mapping.source, mapping.places, cursor)
+            cursor, more = page.cursor, page.more
+            count += len(page.records)
+    known = [stamp for stamp in connector.sample_stamps(mapping.source, STAMPS) if stamp]
+    telling = bool(known) and max(known) - min(known) > LONG
+    told = f"{count} of {everything} records again"
+    return Finding("changed since", "less than all", told, count < everything if telling else None)
 
 
 def _fits(stamp: datetime, precision: float) -> bool:

@@ -25,7 +25,7 @@ from legacy.connector import Record
 from legacy.contact import row_marked
 from legacy.exchange import SQL, Exchange, as_json, is_as_read
 from legacy.mapping import Mapping
-from legacy.models import Cursor, Link, Run, Waiting
+from legacy.models import Cursor, DeadLetter, Link, Run, Waiting
 from legacy.safety import failures, guard, guard_failures
 from legacy.stored import storable
 from sync.sql import block, cursor, texts
@@ -40,10 +40,11 @@ def pull(exchange: Exchange, mapping: Mapping) -> None:
     Raises Stopped before anything is written where that would be too much.
     """
     at = exchange.cursor(mapping, PULL)
+    mended = at.fingerprint not in ("", mapping.fingerprint)  # perhaps by who saw what failed
     if at.fingerprint != mapping.fingerprint or (mapping.mode == "snapshot" and not at.midway):
         at.state, at.midway, at.fingerprint = {}, False, mapping.fingerprint
     exchange.run.cursors.setdefault(mapping.name, at.state)
-    _retry(exchange, mapping)
+    _retry(exchange, mapping, exchange.due(mapping, PULL, everything=mended))
     _read(exchange, mapping, at)
     _sweep(exchange, mapping, at)
     guard(exchange, mapping)
@@ -143,9 +144,8 @@ def _waits_no_more(exchange: Exchange, mapping: Mapping, keys: list[str]) -> Non
             bound.execute(block(SQL, "waits_no_more"), at)
 
 
-def _retry(exchange: Exchange, mapping: Mapping) -> None:
-    """Try the dead letters again whose time has come: as they are over there now, or as they were read or mended."""
-    due = exchange.due(mapping, PULL)
+def _retry(exchange: Exchange, mapping: Mapping, due: list[DeadLetter]) -> None:
+    """Try dead letters again: as they are over there now, or as they were read or mended."""
     for start in range(0, len(due), RETRIES_PER_CALL):
         letters = {letter.key: letter for letter in due[start : start + RETRIES_PER_CALL]}
         read = {key: Record(key, letter.payload) for key, letter in letters.items() if letter.payload}

@@ -231,6 +231,7 @@ def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link) ->
     found = exchange.connector.fetch(mapping.source, mapping.places, [link.key])
     edited = bool(found) and _edited(exchange, mapping, link, found[0])
     if exchange.pretend:
+        exchange.count(mapping, "created" if edited else "deleted there")
         what: What = "made again" if edited else "deleted"
         return exchange.show(Change(mapping.name, row, what, to=exchange.system, before=link.agreed))
     if edited:

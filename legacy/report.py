@@ -9,6 +9,7 @@ from rich.table import Table
 from legacy.models import Run
 
 ORDER = ("created", "updated", "deleted", "unchanged", "created there", "updated there", "deleted there")
+LETTERS_TOLD_MAX = 5  # of a run's records that failed
 QUIET = ("unchanged", "failed", "waiting")  # what is no record that was written
 
 
@@ -33,11 +34,26 @@ def written(counts: Mapping[str, Mapping[str, int]]) -> int:
     return sum(n for each in counts.values() for what, n in each.items() if what not in QUIET)
 
 
+def headline(this: Run, pretended: bool) -> str:
+    """Which run it was, and how it ended. One that was not begun has no id to ask for."""
+    dry = pretended and this.state in (Run.State.DONE, Run.State.PARTIAL)
+    what = "dry run, nothing was written" if dry else Run.State(this.state).label.lower()
+    return f"{this.system or 'no system'}: {what}" + (f" (run {this.pk})" if this.fence else "")
+
+
+def letters(this: Run) -> list[str]:
+    """The first records that a run could not take over or send, one a line."""
+    found = this.dead_letters.order_by("pk")
+    lines = [f"{letter.mapping} {letter.key}: {letter.error}" for letter in found[:LETTERS_TOLD_MAX]]
+    more = found.count() - LETTERS_TOLD_MAX
+    return [*lines, f"… and {more} more: the admin lists all dead letters."] if more > 0 else lines
+
+
 def table(this: Run) -> Table:
     """One run, mapping by mapping."""
     happened = {name for counts in this.counts.values() for name in counts}
     columns = [*(name for name in ORDER if name in happened), *sorted(happened - set(ORDER))]
-    made = Table("", *columns, title=f"{this.system}: {Run.State(this.state).label}")
+    made = Table("", *columns)
     for mapping, counts in this.counts.items():
         made.add_row(mapping, *(f"{counts[name]:,}" if counts.get(name) else "" for name in columns))
     return made

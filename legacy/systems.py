@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from traceback import extract_tb
 
 from django.conf import settings
 
@@ -79,13 +80,21 @@ def modules() -> tuple[System | Many, ...]:
     for name in settings.LEGACY_SYSTEMS:
         try:
             found += import_module(name).SYSTEMS
-        except (ImportError, AttributeError) as error:
-            raise Misconfigured(f"LEGACY_SYSTEMS names {name}, which has no SYSTEMS: {error}") from None
+        except Exception as error:  # whatever a module of the deployment does wrong
+            raise Misconfigured(f"LEGACY_SYSTEMS names {name}: {_told(name, error)}") from None
     names = [_name(each) for each in found]
     for name in names:
         if not name.replace("-", "").isalnum() or name != name.lower() or names.count(name) > 1:
             raise Misconfigured(f"The name {name!r} of a system must be its own: lower-case letters, digits and -.")
     return tuple(found)
+
+
+def _told(module: str, error: Exception) -> str:
+    """What went wrong when a module was read, and in which of its lines."""
+    file = f"{module.replace('.', '/')}.py"
+    lines = [step.lineno for step in extract_tb(error.__traceback__) if step.filename.endswith(file)]
+    what = str(error) if isinstance(error, Misconfigured) else f"{type(error).__name__}: {error}"
+    return f"{what} (line {lines[-1]})" if lines else what
 
 
 def _name(found: System | Many) -> str:
@@ -103,8 +112,11 @@ def single() -> tuple[System, ...]:
 
 
 def first_name() -> str:
-    """The system that is meant where none is named; empty where all are branches."""
-    return next((each.name for each in single()), "")
+    """The system that is meant where none is named; empty where all are branches, or nothing can be read."""
+    try:
+        return next((each.name for each in single()), "")
+    except Misconfigured:  # which `system` tells whoever does anything; a command's --help is to be had all the same
+        return ""
 
 
 def of_kind(kind: str) -> tuple[System, ...]:
@@ -137,7 +149,7 @@ def system(name: str) -> System:
         found = kinds[branch.kind].system(branch) if branch else None
     if found is None:
         there = [_name(each) + ("-…" if isinstance(each, Many) else "") for each in modules()]
-        raise Misconfigured(f"There is no system {name!r}; there is: {', '.join(there)}.")
+        raise Misconfigured(f"There is no system {name!r}; LEGACY_SYSTEMS declares {', '.join(there) or 'none'}.")
     if wrong := problem(found.schedule, found.zone):
         raise Misconfigured(f"{name}: {wrong}")
     check(found.mappings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.acceptance.acceptance_support import ROOT
 
 
-def commands(name: str, page: str = "legacy.md") -> str:
+def commands(name: str, page: str = "webhooks.md") -> str:
     """The shell block that `<!-- test: name -->` stands above."""
     found = re.search(rf"<!-- test: {name} -->\n```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     assert found, f"docs/{page} has no block {name}"

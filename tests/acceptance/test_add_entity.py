@@ -1,16 +1,14 @@
 """docs/entities.md, done as it says: one model, one declaration, two commands, in a copy of the project."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.acceptance.acceptance_support import fresh_database
-from tests.acceptance.test_quickstart import copy_of_the_project
+from tests.acceptance.document_support import blocks, copy_of_the_project
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS_MAX = 120
 USE_IT = """
 import uuid
@@ -36,7 +34,7 @@ for row in Client().get("/sync/pull", headers=headers).json()["changes"]["visit"
 def test_one_model_and_one_declaration_make_an_entity(tmp_path: Path) -> None:
     copy_of_the_project(tmp_path)
     shutil.rmtree(tmp_path / "tests")
-    (model,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "entities.md").read_text(), re.M | re.S)
+    (model,) = [block.text for block in blocks("entities.md") if block.language == "python"]
     with (tmp_path / "entities" / "models.py").open("a") as file:
         file.write("\n\n" + model)
     with fresh_database() as database_url:

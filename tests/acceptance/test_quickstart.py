@@ -1,14 +1,14 @@
 """The quickstart's commands, run as they stand, in a fresh copy of the project."""
 
 import os
-import re
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.acceptance.document_support import blocks, copy_of_the_project
+
 SECONDS_MAX = 300
 WAIT = """
 until [ -x .venv/bin/python ]; do sleep 0.2; done
@@ -29,31 +29,13 @@ trap 'kill $(jobs -p) 2> /dev/null || true; .venv/bin/python -m syncserver.postg
 """
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "quickstart.md").read_text(), re.M | re.S)
-
-
-def copy_of_the_project(folder: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-            (folder / name).chmod((ROOT / name).stat().st_mode)
-
-
 @pytest.mark.slow
 def test_quickstart_ends_with_the_row_on_the_other_device(tmp_path: Path) -> None:
     copy_of_the_project(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server, *others = blocks()
+    server, *others = [block.text for block in blocks("quickstart.md")]
     commands = "\n".join([server, WAIT, *others]).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "SYNC_", "DJANGO_"))}
     ended = subprocess.run(

@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from legacy.connector import Misconfigured, Unreachable
 from legacy.mapping import Window
 from legacy.models import DeadLetter, Link, Run
 from legacy.runs import run
-from legacy.systems import System
+from legacy.systems import System, modules
 from sync.alone import alone
 from tests.integration.legacy_support import CUSTOMER, PRODUCT, Ledger, declared_systems, down
 
@@ -133,6 +135,31 @@ def test_unknown_mapping_is_wrong_configuration(ledger: Ledger) -> None:
     code, line = command("--mapping", "nothing")
     assert code == 3
     assert "there is: customer" in line["error"]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (None, "LEGACY_SYSTEMS names their_system: ModuleNotFoundError: No module named 'their_system'"),
+        ("import os\nURL = os.environ['NOWHERE']\n", "KeyError: 'NOWHERE' (line 2)"),
+        ("x = (\n", "SyntaxError"),
+        ("x = 1\n", "has no attribute 'SYSTEMS'"),
+        ("SYSTEMS = ()\n", "There is no system ''; LEGACY_SYSTEMS declares none."),
+    ],
+)
+def test_module_that_cannot_be_read_is_wrong_configuration(
+    source: str | None, told: str, tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if source is not None:
+        (tmp_path / "their_system.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_system", raising=False)
+    settings.LEGACY_SYSTEMS = ["their_system"]
+    modules.cache_clear()
+    code, line = command()
+    modules.cache_clear()
+    assert (code, line["state"]) == (3, "misconfigured")
+    assert told in line["error"]
 
 
 def test_paused_and_resumed_by_command(ledger: Ledger) -> None:

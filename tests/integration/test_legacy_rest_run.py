@@ -141,3 +141,18 @@ def test_declaration_fits_what_is_measured(api: Api, proxy: Misbehaving) -> None
     assert isinstance(rest, Stamped)
     assert found["precision"] is True
     assert False not in found.values(), found
+
+
+def test_parameter_that_the_api_passes_over_is_told(api: Api, proxy: Misbehaving) -> None:
+    for name in ("Ana", "Bea"):
+        api.put(code=name.upper(), name=name, address={"city": "Bonn"})
+        api.tick(7_200)
+    found = {}
+    for since in ("updated_since", "changed_after"):
+        source = replace(THINGS, since=(since,))
+        rest = Rest(proxy.url, whoami="/me", who="login", resources=(source,))
+        rest.open()
+        measured = {each.what: each for each in probe(rest, replace(CUSTOMER, source=source))}["changed since"]
+        found[since] = (measured.right, measured.measured)
+        rest.close()
+    assert found == {"updated_since": (True, "1 of 2 records again"), "changed_after": (False, "2 of 2 records again")}

@@ -1,16 +1,18 @@
 """What a run of sync_legacy promises, against a system in memory and the real PostgreSQL."""
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 from django.db import connection, transaction
 
 from entities.models import Customer, Order, OrderLine, Product
 from legacy.connector import Unreachable
+from legacy.convert import Values
 from legacy.models import DeadLetter, Link, Run
 from sync.alone import Busy, alone
 from sync.models import History
-from tests.integration.legacy_support import DAY, Killed, Ledger, an_order, down
+from tests.integration.legacy_support import CUSTOMER, DAY, Killed, Ledger, an_order, down
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -219,6 +221,18 @@ def test_mended_dead_letter_is_taken_over_and_gone(ledger: Ledger) -> None:
     ledger.sync(retry_all=True)
     assert set(customers()) == {"BO"}
     assert not DeadLetter.objects.exists()
+
+
+def test_dead_letter_is_tried_at_once_when_the_mapping_was_mended(ledger: Ledger) -> None:
+    ledger.put("party", code="ANA", name="Ana", city="K")
+    cities = {"B": "Berlin"}
+    by_code = [replace(line, how=Values(cities)) if line.ours == "city" else line for line in CUSTOMER.fields]
+    ledger.sync(replace(CUSTOMER, fields=tuple(by_code)))
+    assert "'K' is none of the 1 values that are mapped: 'B'" in DeadLetter.objects.get().error
+    by_code = [replace(line, how=Values({**cities, "K": "Köln"})) if line.how else line for line in by_code]
+    ledger.sync(replace(CUSTOMER, fields=tuple(by_code)))
+    assert not DeadLetter.objects.exists()
+    assert Customer.objects.get().city == "Köln"
 
 
 def test_dead_letter_is_tried_again_later_and_later(ledger: Ledger) -> None:

@@ -40,6 +40,8 @@ def at(text: str) -> dt.datetime:
     [
         (Values({"A": True, "X": False}), "X", False),
         (Values({1: "a", 2: "a"}), 2, "a"),
+        (Values({"A": True}), None, None),  # empty stays empty
+        (Values({None: "none", "A": "a"}), None, "none"),  # unless it is named
         (Day("%d.%m.%Y"), "29.02.2024", dt.date(2024, 2, 29)),
         (Day(), "", None),
         (Day(), dt.date(2026, 1, 1), dt.date(2026, 1, 1)),
@@ -67,6 +69,7 @@ def test_theirs_becomes_ours(how: Any, theirs: Any, ours: Any) -> None:
     ("how", "ours", "theirs"),
     [
         (Values({1: "a", 2: "a"}), "a", 1),  # of several the first
+        (Values({1: "a"}), "", None),
         (Day("%d.%m.%Y"), None, None),
         (Moment("Europe/Berlin"), at("2026-07-01T10:00"), dt.datetime(2026, 7, 1, 12)),
         (Number(2), Decimal("12.345"), Decimal("12.35")),  # half away from zero, as their people round

@@ -1,15 +1,18 @@
 """Print a system's mappings as tables, with what they make of real records: `manage.py legacy_check --help`."""
 
 import sys
+from collections.abc import Mapping as Map
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from legacy.check import check_against
 from legacy.connector import Connector, Misconfigured, Record, Unreachable
+from legacy.convert import By, How, Values
 from legacy.document import Unmappable
 from legacy.mapping import F, Mapping
 from legacy.systems import first_name, system
@@ -49,14 +52,15 @@ class Command(BaseCommand):
 
 def _table(mapping: Mapping, connector: Connector | None) -> Table:
     title = f"{mapping.name}: {mapping.direction}, {mapping.mode}, {mapping.wins} wins, deletes {mapping.deletes}"
-    table = Table("ours", "", "theirs", "how", *(("their example", "ours of it") if connector else ()), title=title)
-    record = None
+    examples = ("their example", "ours of it") if connector else ()
+    table = Table(*(Column(name, overflow="fold") for name in ("ours", "", "theirs", "how", *examples)), title=title)
+    records: list[Record] = []
     if connector:
         check_against(mapping, connector.capabilities)
-        record = next(iter(connector.changes(mapping.source, mapping.places, {}).records), None)
+        records = connector.changes(mapping.source, mapping.places, {}).records
     for line in mapping.fields:
-        examples = map(escape, _examples(mapping, line, record)) if connector else ()
-        table.add_row(*_row(mapping, line), *examples)
+        seen = map(escape, _examples(mapping, line, records)) if connector else ()
+        table.add_row(*_row(mapping, line), *seen)
     if mapping.rows:
         for line in mapping.rows.fields:
             table.add_row(f"{mapping.rows.name}.{line.ours}", *_row(mapping, line)[1:])
@@ -65,21 +69,36 @@ def _table(mapping: Mapping, connector: Connector | None) -> Table:
 
 def _row(mapping: Mapping, line: F) -> tuple[str, str, str, str]:
     arrow = {"pull": "←", "push": "→"}.get(line.only, "↔" if mapping.both else "←")
-    how = str(line.how) if line.how else f"the row of {line.ref}" if line.ref else ""
-    return ", ".join(line.names), arrow, escape(", ".join(line.places)), escape(how)
+    how = _how(line.how) if line.how else f"the row of {line.ref}" if line.ref else ""
+    told = "; ".join(filter(None, (how, line.wins and f"{line.wins} wins")))
+    return ", ".join(line.names), arrow, escape(", ".join(line.places)), escape(told)
 
 
-def _examples(mapping: Mapping, line: F, record: Record | None) -> tuple[str, str]:
-    if record is None:
+def _how(how: How) -> str:
+    """As it is written in the mapping, without what was left out there, and of a value map the beginning."""
+    if isinstance(how, By) or not is_dataclass(how):
+        return str(how)
+    if isinstance(how, Values):
+        first = next((f"{theirs!r}: {ours!r}" for theirs, ours in how.map.items()), "")
+        return f"Values({first}, … {len(how.map)})"
+    given = (getattr(how, each.name) for each in fields(how) if each.init and getattr(how, each.name) != each.default)
+    return f"{type(how).__name__}({', '.join(map(repr, given))})"
+
+
+def _examples(mapping: Mapping, line: F, records: list[Record]) -> tuple[str, str]:
+    """Of the first record that has something there, and of the first one where none has."""
+    if not records:
         return "(no record)", ""
-    theirs = ", ".join(_short(record.values.get(place, "(absent)")) for place in line.places)
+    filled = (r for r in records if any(r.values.get(place) not in (None, "") for place in line.places))
+    record = next(filled, records[0])
+    theirs = ", ".join(_short(record.values, place, f"(absent in {len(records)})") for place in line.places)
     try:
         ours = mapping.ours(record.values, lambda name, key: f"the {name} {key}")
     except Unmappable as error:
         return theirs, f"cannot be mapped: {error}"
-    return theirs, ", ".join(_short(ours.get(name, "(not taken over)")) for name in mapping.wire_names(line))
+    return theirs, ", ".join(_short(ours, name, "(not taken over)") for name in mapping.wire_names(line))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def _short(values: Map[str, Any], name: str, absent: str) -> str:
+    text = repr(values[name]) if name in values else absent
     return text if len(text) <= VALUE_CHARS_MAX else text[: VALUE_CHARS_MAX - 1] + "…"

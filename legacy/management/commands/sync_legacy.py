@@ -1,6 +1,7 @@
 """Keep this server and a pre-existing system in step: `manage.py sync_legacy --help`."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -11,6 +12,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from legacy.connector import Misconfigured, Unreachable
@@ -19,7 +21,7 @@ from legacy.exchange import Change
 from legacy.fleet import runs
 from legacy.models import Run
 from legacy.plan import Kept
-from legacy.report import summary, table, table_of_many
+from legacy.report import headline, letters, summary, table, table_of_many
 from legacy.rollback import TakenBack
 from legacy.runs import EXIT_CODES, pause, resume, roll_back_run, run
 from legacy.systems import System, first_name, of_kind, system
@@ -85,7 +87,6 @@ class Command(BaseCommand):
         parser.add_argument("--pause", metavar="WHY", help="do nothing with the system until --resume")
         parser.add_argument("--resume", action="store_true", help="work with a paused system again")
         parser.add_argument("--test", action="store_true", help="sign in, say who we are there, and do nothing else")
-        parser.add_argument("--trigger", default="command", help=SUPPRESS)  # who asked for it, as the admin's button
         parser.add_argument(
             "--json", action="store_true", help="print a line of JSON for each run; the default without a terminal"
         )
@@ -144,9 +145,12 @@ class Command(BaseCommand):
             return 0
         except Misconfigured as error:
             this = Run(system=options["kind"] or options["system"], state=Run.State.MISCONFIGURED, error=str(error))
+        except BrokenPipeError:  # `--dry-run | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if kept:
             kept.write(this)
-        self._print(this)
+        self._print(this, options["dry_run"])
         return _code(this)
 
     def _run_here(self, found: System, how: dict[str, Any]) -> Run:
@@ -200,14 +204,19 @@ class Command(BaseCommand):
             code = 2 if isinstance(error, Unreachable) else 3
             raise CommandError(found.hide(str(error)), returncode=code) from None
 
-    def _print(self, this: Run) -> None:
+    def _print(self, this: Run, pretended: bool = False) -> None:
         if self.as_json:
             self.stdout.write(json.dumps(summary(this)))
-            self.stdout.flush()
-        else:
-            Console().print(table(this))
-            if this.error:
-                self.stderr.write(this.error)
+            return self.stdout.flush()
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(escape(headline(this, pretended)))
+        if this.counts:
+            console.print(table(this))
+        for line in letters(this):
+            console.print(escape(line))
+        if this.error:
+            self.stderr.write(this.error)
+        return None
 
     def _roll_back(self, options: dict[str, Any]) -> None:
         try:
