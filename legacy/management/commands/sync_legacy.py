@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from argparse import SUPPRESS, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from typing import Any
 
 from django.conf import settings
