@@ -50,7 +50,7 @@ def test_every_branch_is_a_system_with_its_own_name_and_the_rank_of_its_kind() -
 @pytest.mark.parametrize("name", ["store-rome", "store", "berlin", "shop-berlin", ""])
 def test_system_that_there_is_not_is_told_with_those_that_there_are(name: str) -> None:
     a_branch("berlin")
-    with pytest.raises(Misconfigured, match=r"there is: head-office, store-…"):
+    with pytest.raises(Misconfigured, match=r"declares head-office, store-…"):
         system(name)
 
 
