@@ -64,8 +64,8 @@ def _look_up(known: Mapping[Any, Any], value: Any) -> Any:
         if value in (None, ""):
             return None
         some = ", ".join(map(repr, islice(known, VALUES_TOLD_MAX)))
-        more = ", …" if len(known) > VALUES_TOLD_MAX else ""
-        raise ValueError(f"{value!r} is none of the {len(known)} values that are mapped: {some}{more}")
+        more = f", … ({len(known)} values)" if len(known) > VALUES_TOLD_MAX else ""
+        raise ValueError(f"{value!r} is none of {some}{more}")
     return known[value]
 
 

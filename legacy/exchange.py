@@ -85,7 +85,8 @@ class Change:
                 return f"{name}: new: " + ", ".join(f"{key} {value!r}" for key, value in self.after.items() if value)
             case "updated":
                 before = self.before or {}
-                return f"{name}: " + ", ".join(f"{k} {before.get(k)!r} → {v!r}" for k, v in self.after.items())
+                news = sorted(self.after.items())  # a merge has no order of its own
+                return f"{name}: " + ", ".join(f"{k} {before.get(k)!r} → {v!r}" for k, v in news)
             case "waits":
                 return f"{name}: would wait: {self.why}"
         return f"{name}: would be {self.what}" if self.to else f"{name}: deleted there, would be deleted here"

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentTypeError, RawDescriptionHelpFormatter
 from typing import Any
 
 from django.conf import settings
@@ -79,6 +79,7 @@ class Command(BaseCommand):
             "--dry-run", action="store_true", help="print what would change, and write nothing anywhere"
         )
         parser.add_argument("--keep", action="store_true", help="with --dry-run: keep the plan for the admin's page")
+        parser.add_argument("--trigger", default="command", help=SUPPRESS)  # what started it, as the run notes it
         parser.add_argument(
             "--retry", action="store_true", help="try every dead letter now, however recently it failed"
         )
