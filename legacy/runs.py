@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TypedDict, Unpack
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from legacy.webhooks.take import take_hints
 from sync.alone import Busy, alone
 
 State = Run.State
+END_TRIES_MAX = 6  # each waits half a second for the lock of a process that is gone
 EXIT_CODES = {
     State.DONE: 0,
     State.PAUSED: 0,
@@ -179,18 +181,26 @@ def _remember(this: Run) -> None:
 
 
 def end(system: str, state: Run.State, why: str) -> Run | None:
-    """End a run whose process is gone, and so did not do it itself. None where there is none, or another is at work."""
-    try:
-        with alone("sync_legacy", system):
-            this = Run.objects.filter(system=system, state=State.RUNNING).order_by("-started_at").first()
-            if this is not None:
-                this.state, this.error, this.ended_at = state, why, timezone.now()
-                this.save(update_fields=["state", "error", "ended_at"])
-                if state == State.UNREACHABLE:
-                    _remember(this)
-            return this
-    except Busy:
-        return None
+    """End a run whose process is gone, and so did not do it itself. None where there is none, or another is at work.
+
+    PostgreSQL may need a moment to notice that the process is gone, and to let go of what it held.
+    """
+    for _ in range(END_TRIES_MAX):
+        with suppress(Busy):
+            return _end(system, state, why)
+    return None
+
+
+def _end(system: str, state: Run.State, why: str) -> Run | None:
+    """Raises Busy."""
+    with alone("sync_legacy", system):
+        this = Run.objects.filter(system=system, state=State.RUNNING).order_by("-started_at").first()
+        if this is not None:
+            this.state, this.error, this.ended_at = state, why, timezone.now()
+            this.save(update_fields=["state", "error", "ended_at"])
+            if state == State.UNREACHABLE:
+                _remember(this)
+        return this
 
 
 def pause(system: str, why: str) -> None:

@@ -147,7 +147,7 @@ def test_dry_run_names_what_would_be_deleted_and_deletes_nothing() -> None:
     ledger.remove("party", "1")
     Customer.objects.get(code="C1").delete()
     lines: list[str] = []
-    ledger.sync(BOTH, pretend=True, show=lines.append)
+    ledger.sync(BOTH, pretend=True, show=lambda change: lines.append(str(change)))
     assert any(line.startswith("customer 1: deleted there") for line in lines)
     assert any("would be deleted" in line and "→ ledger" in line for line in lines)
     assert (len(codes()), len(ledger.records["party"])) == (3, 3)
