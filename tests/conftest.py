@@ -1,5 +1,6 @@
 """Options of the whole suite: pytest takes them from here only."""
 
+import os
 from functools import cache
 
 import pytest
@@ -12,6 +13,8 @@ pytest_plugins = ["tests.integration.legacy_sql_support"]  # servers that severa
 
 settings.register_profile("shared machine", deadline=None)  # how long a case takes says nothing there
 settings.load_profile("shared machine")
+if database := os.environ.get("TEST_DATABASE"):  # of a second session in this checkout: script/test runs two
+    project.DATABASES["default"]["TEST"] = {"NAME": database}
 project.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes a quarter of a second
 
 # Django empties every table after such a test, full or not, and then makes permissions and content types again.
