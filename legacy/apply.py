@@ -21,7 +21,7 @@ from legacy.exchange import Known as Linked
 from legacy.mapping import Mapping as Declared
 from legacy.merging import EMPTY, contested, differs, merged
 from legacy.models import Cursor, Waiting
-from legacy.rows import Invalid, Plan, read, write
+from legacy.rows import Invalid, Plan, gone, read, write
 from legacy.stored import storable
 
 PULL = Cursor.Direction.PULL.value
@@ -168,13 +168,20 @@ def plan(exchange: Exchange, mapping: Declared, items: Sequence[Item], linked: M
             whole = agreed | document if agreed else document
             own = whole.keys() <= mapping.pulled
             changes = whole if own else {name: value for name, value in whole.items() if name in mapping.pulled}
-            planned.plans.append(Plan(key, item.row, whole, changes, None))
+            kept = {} if agreed is None else _had(mapping, item.row, whole)
+            planned.plans.append(Plan(key, item.row, whole, changes, None, kept))
         else:
             result = merged(mapping, agreed or {}, document, ours.document, ranked.get(item.row, ()))
             planned.plans.append(Plan(key, item.row, document, result.write, ours))
             if result.disputes:
                 planned.disputes[item.row] = result.disputes
     return planned
+
+
+def _had(mapping: Declared, row: str, document: Document) -> dict[str, Document]:
+    """What a row that comes back, and what belonged to it, had besides what is mapped, by their ids."""
+    part = mapping.rows
+    return gone(mapping.entity, [row]) | (gone(part.entity, [*document.get(part.place, {})]) if part else {})
 
 
 def plan_waiting(exchange: Exchange, mapping: Declared) -> int:

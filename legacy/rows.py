@@ -10,7 +10,9 @@ from django.db import connection, models
 from legacy.document import Document, plain
 from legacy.mapping import Mapping as Declared
 from legacy.mapping import Rows
+from sync.amend import sides_of
 from sync.checker import Checker, checker_of
+from sync.decide import RowKey
 from sync.mutation import Mutation
 from sync.settle import unclean
 from sync.wire import Entity
@@ -35,6 +37,8 @@ class Plan:
     document: Document
     changes: Document
     now: Ours | None  # None: the row is new
+    # Of a row that comes back, what it and its members had besides, by their ids.
+    kept: Mapping[str, Document] = field(default_factory=dict)
 
 
 class Invalid(Exception):
@@ -75,19 +79,26 @@ def _documents(
     ]
 
 
+def gone(entity: Entity, rows: Collection[str]) -> dict[str, Document]:
+    """What deleted rows had, in wire form and with what devices never saw, by id; those that the history knows."""
+    sides = sides_of([RowKey(entity.name, row) for row in rows])
+    return {key.row: {**side.gone, **(side.hidden or {})} for key, side in sides.items() if side.gone}
+
+
 def write(mapping: Declared, plans: Sequence[Plan]) -> None:
     """Write what the plans say, set-wise. Raises Invalid or the database's errors, for the caller to roll back."""
     part = mapping.rows
     own = [(plan, {n: v for n, v in plan.changes.items() if not (part and n == part.place)}) for plan in plans]
     made = [(plan.row, values) for plan, values in own if plan.now is None]
     altered = [(plan.row, values) for plan, values in own if plan.now is not None and values]
-    _write(mapping.entity, frozenset(mapping.readers), made, altered)
+    kept = {row: document for plan in plans for row, document in plan.kept.items()}
+    _write(mapping.entity, frozenset(mapping.readers), made, altered, kept)
     if part:
-        _write_members(part, plans)
+        _write_members(part, plans, kept)
     connection.check_constraints()  # now, where the failing record can still be told, and not at commit
 
 
-def _write_members(part: Rows, plans: Sequence[Plan]) -> None:
+def _write_members(part: Rows, plans: Sequence[Plan], kept: Mapping[str, Document]) -> None:
     made: list[tuple[str, Document]] = []
     altered: list[tuple[str, Document]] = []
     gone: list[str] = []
@@ -107,7 +118,7 @@ def _write_members(part: Rows, plans: Sequence[Plan]) -> None:
         gone += there.keys() - wanted.keys()
     if gone:
         part.model._default_manager.filter(pk__in=gone).delete()
-    _write(part.entity, frozenset({*part.names, *part.columns_copied, part.parent_column}), made, altered)
+    _write(part.entity, frozenset({*part.names, *part.columns_copied, part.parent_column}), made, altered, kept)
 
 
 def _write(
@@ -115,13 +126,14 @@ def _write(
     names: frozenset[str],
     made: Sequence[tuple[str, Document]],
     altered: Sequence[tuple[str, Document]],
+    kept: Mapping[str, Document],
 ) -> None:
     check = checker_of(entity, names)
     wrong = _wrong(check, "create", made) | _wrong(check, "update", altered)
     if wrong:
         raise Invalid(wrong)
     if made:
-        insert_rows(entity, [row for row, _ in made], [values for _, values in made])
+        insert_rows(entity, [row for row, _ in made], [{**kept.get(row, {}), **values} for row, values in made])
     if altered:
         update_rows(entity, [Change(row, values) for row, values in altered])
     if broken := unclean(entity, [row for row, _ in (*made, *altered)]):
