@@ -28,6 +28,7 @@ from legacy.mapping import Mapping
 from legacy.models import Cursor, DeadLetter, Link, Run, Waiting
 from legacy.safety import failures, guard, guard_failures
 from legacy.stored import storable
+from sync.models import History
 from sync.sql import block, cursor, texts
 
 PULL = Cursor.Direction.PULL.value
@@ -116,11 +117,16 @@ def _wanted(mapping: Mapping, records: Collection[Record]) -> list[Record]:
 
 
 def _unfinished(exchange: Exchange, mapping: Mapping, records: Collection[Record]) -> set[str]:
-    """The keys of records that we made for a row of ours and did not link. A copy that they made of one is theirs."""
+    """The keys of records that we made for a row of ours and did not link, though it may be deleted by now.
+
+    A copy that they made of one is theirs; one whose row the history does not know is of a database that was restored.
+    """
     made = {record.key: row for record in records if (row := row_marked(record))}
     if not made or not mapping.both:
         return set()
-    rows = {str(pk) for pk in mapping.model._default_manager.filter(pk__in=made.values()).values_list("pk", flat=True)}
+    past = History.objects.filter(entity=mapping.entity.name, row_id__in=made.values())
+    rows = {str(row) for row in past.values_list("row_id", flat=True)}
+    rows |= {str(pk) for pk in mapping.model._default_manager.filter(pk__in=made.values()).values_list("pk", flat=True)}
     rows -= {str(link.row) for link in exchange.links_of(mapping.name, rows)}
     return {key for key, row in made.items() if row in rows}
 

@@ -18,6 +18,7 @@ from legacy.mapping import Mapping as Declared
 from legacy.merging import differs
 from legacy.models import Cursor, DeadLetter, Link
 from legacy.rows import Ours, read
+from sync.models import History
 from sync.sql import Uuids, array, block, cursor, quote
 
 PUSH = Cursor.Direction.PUSH.value
@@ -54,7 +55,7 @@ def _send_page(exchange: Exchange, mapping: Declared, rows: list[str]) -> set[st
     in_step = []
     for row in rows:
         ours, link, waits = now.get(row), links.get(row), frozenset(held.get(row, ()))
-        if ours is None and link and mapping.deletes in ("push", "both"):
+        if ours is None and mapping.deletes in ("push", "both"):
             _send_delete(exchange, mapping, row, link)
         elif ours and row not in later and _is_to_send(mapping, ours, link, waits):
             _send(exchange, mapping, row, ours, waits)
@@ -199,11 +200,26 @@ def _create(exchange: Exchange, mapping: Declared, row: str, ours: Ours) -> Reco
     with exchange.writing():
         _pair(exchange, mapping, record, row, ours.document, everything=sent is None)
         if sent is None:
-            sent = mapping.ours(record.values, exchange.row_of)  # what we sent then; ours may have changed since
+            sent = _sent_then(exchange, mapping, record, ours)
         # What they alone tell is left out, so that it is news: the number they gave.
         agreed = {name: sent[name] for name in mapping.pushed if name in sent}
         exchange.link(mapping.name, [Agreement(record.key, row, agreed, "")])
     return record
+
+
+def _sent_then(exchange: Exchange, mapping: Declared, record: Record, ours: Ours) -> Document:
+    """Of a record that was made for our row, what we sent: all that our row ever had. The rest they have changed."""
+    theirs = mapping.ours(record.values, exchange.row_of)
+    past = History.objects.filter(entity=mapping.entity.name, row_id=ours.row, old__isnull=False)
+    had = [ours.document, *past.values_list("old", flat=True)]
+    settled = [mapping.settled({name: values[name] for name in theirs.keys() & values.keys()}) for values in had]
+    # What they gave a new record until it says more, and its lines, which are not in the row's history.
+    ours_alone = {*mapping.late_names, *([mapping.rows.place] if mapping.rows else [])}
+    return {
+        name: value
+        for name, value in theirs.items()
+        if name in ours_alone or any(name in values and values[name] == value for values in settled)
+    }
 
 
 def _pair(
@@ -226,10 +242,16 @@ def _pair(
     exchange.link(part.name, pairs)
 
 
-def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link) -> None:
-    """Delete their record of a row that was deleted here; one that they have edited since brings our row back."""
-    found = exchange.connector.fetch(mapping.source, mapping.places, [link.key])
-    edited = bool(found) and _edited(exchange, mapping, link, found[0])
+def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link | None) -> None:
+    """Delete their record of a row that was deleted here; one that they have edited since brings our row back.
+
+    A row without a link may have a record all the same, made by a run that died before it knew.
+    """
+    key = link.key if link else exchange.connector.find(mapping.source, MARKER + row)
+    found = exchange.connector.fetch(mapping.source, mapping.places, [key]) if key else []
+    edited = bool(link and found and _edited(exchange, mapping, link, found[0]))
+    if not found and not link:
+        return exchange.settle(mapping, PUSH, [row])
     if exchange.pretend:
         exchange.count(mapping, "created" if edited else "deleted there")
         what: What = "made again" if edited else "deleted"
@@ -243,7 +265,7 @@ def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link) ->
         try:
             exchange.connector.delete(mapping.source, found[0])
         except (Refused, Changed) as error:
-            return exchange.bury(mapping, PUSH, row, error, link.agreed)
+            return exchange.bury(mapping, PUSH, row, error, link.agreed if link else {})
         exchange.count(mapping, "deleted there")
     with exchange.writing():
         exchange.forget(mapping, [row])

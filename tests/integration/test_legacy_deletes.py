@@ -321,3 +321,40 @@ def _no_leftovers() -> Iterator[None]:
     yield
     assert not Waiting.objects.exists()
     assert not Product.objects.filter(name="").exists()
+
+
+def half_made() -> tuple[Ledger, Customer]:
+    """A row of ours whose record was made there, by a run that died before it knew, and was passed over by another."""
+    ledger = Ledger()
+    ledger.sync(BOTH)
+    row = Customer.objects.create(name="Bo", city="Oslo")
+    for when in ("create", "find"):
+        ledger.mend()
+
+        def dies(call: str, number: int, when: str = when) -> None:
+            if call == when:
+                raise Killed(call)
+
+        ledger.after = dies
+        with pytest.raises(Killed):
+            ledger.sync(BOTH)
+    ledger.mend()
+    assert len(ledger.records["party"]) == 1 and not Link.objects.exists()
+    return ledger, row
+
+
+def test_row_that_is_deleted_before_its_record_was_linked_is_deleted_there_too() -> None:
+    ledger, row = half_made()
+    row.delete()
+    assert ledger.sync(BOTH).state == Run.State.DONE
+    assert ledger.records["party"] == {}
+
+
+def test_what_they_changed_in_a_record_before_it_was_linked_is_not_overwritten() -> None:
+    ledger, row = half_made()
+    Customer.objects.filter(pk=row.pk).update(city="Graz", phone="1")
+    ledger.put("party", next(iter(ledger.records["party"])), name="Bo Ltd")
+    assert ledger.sync(BOTH).state == Run.State.DONE
+    (party,) = ledger.records["party"].values()
+    assert (party["name"], party["city"], party["phone"]) == ("Bo Ltd", "Graz", "1")
+    assert list(Customer.objects.values_list("name", "city", "phone")) == [("Bo Ltd", "Graz", "1")]
