@@ -16,7 +16,7 @@ from legacy.document import Document, Unmappable
 from legacy.exchange import SQL, Agreement, Change, Exchange, Kind, What
 from legacy.mapping import Mapping as Declared
 from legacy.merging import differs
-from legacy.models import Cursor, DeadLetter, Link
+from legacy.models import Cursor, DeadLetter, Link, Run
 from legacy.rows import Ours, read
 from sync.models import History
 from sync.sql import Uuids, array, block, cursor, quote
@@ -88,7 +88,10 @@ def _now() -> dict[str, str]:
 
 
 def _candidates(exchange: Exchange, mapping: Declared, since: Document, now: Document) -> Iterator[list[str]]:
-    """Ids of rows to look at, by the page: what waited, then what was changed; at first, all rows."""
+    """Ids of rows to look at, by the page: what waited, then what was changed; at first, all rows.
+
+    Where no push has come to its end yet, one may have died that made a record for a row which is deleted by now.
+    """
     again = [*since.get("later", ()), *(letter.key for letter in exchange.due(mapping, PUSH))]
     yield from (again[at : at + PAGE_ROWS] for at in range(0, len(again), PAGE_ROWS))
     links = Link.objects.filter(system=exchange.system, mapping=mapping.name, due=True)
@@ -97,6 +100,9 @@ def _candidates(exchange: Exchange, mapping: Declared, since: Document, now: Doc
         yield from _pages(lambda after: _changed(exchange, mapping, since["snapshot"], after))
     else:
         yield from _pages(lambda after: _ids(mapping.model._default_manager.filter(pk__gt=after), "pk"))
+        first = Run.objects.filter(system=exchange.system).order_by("started_at").values("started_at")[:1]
+        gone = History.objects.filter(entity=mapping.entity.name, op="delete", at__gte=first).distinct()
+        yield from _pages(lambda after: _ids(gone.filter(row_id__gt=after), "row_id"))
 
 
 def _pages(page_after: Callable[[UUID], list[str]]) -> Iterator[list[str]]:
@@ -211,7 +217,7 @@ def _sent_then(exchange: Exchange, mapping: Declared, record: Record, ours: Ours
     """Of a record that was made for our row, what we sent: all that our row ever had. The rest they have changed."""
     theirs = mapping.ours(record.values, exchange.row_of)
     past = History.objects.filter(entity=mapping.entity.name, row_id=ours.row, old__isnull=False)
-    had = [ours.document, *past.values_list("old", flat=True)]
+    had = [ours.document, *(old or {} for old in past.values_list("old", flat=True))]
     settled = [mapping.settled({name: values[name] for name in theirs.keys() & values.keys()}) for values in had]
     # What they gave a new record until it says more, and its lines, which are not in the row's history.
     ours_alone = {*mapping.late_names, *([mapping.rows.place] if mapping.rows else [])}
