@@ -261,7 +261,8 @@ def _send_delete(exchange: Exchange, mapping: Declared, row: str, link: Link | N
     if exchange.pretend:
         exchange.count(mapping, "created" if edited else "deleted there")
         what: What = "made again" if edited else "deleted"
-        return exchange.show(Change(mapping.name, row, what, to=exchange.system, before=link.agreed))
+        before = link.agreed if link else {}
+        return exchange.show(Change(mapping.name, row, what, to=exchange.system, before=before))
     if edited:
         with exchange.writing():
             apply(exchange, mapping, found, counted=False)
