@@ -84,7 +84,8 @@ class Form:
         time = dt.datetime.fromisoformat(stamp) if isinstance(stamp, str) else stamp
         local = isinstance(time, dt.datetime) and time.tzinfo is None
         twice = _repeated(time.replace(tzinfo=self.zone)) if local else 0
-        return dt.timedelta(seconds=twice + (DAY_SECONDS if day else 0))
+        # Three times: the machine that stamps may be more than an hour behind the database, and in that hour still.
+        return dt.timedelta(seconds=3 * twice + (DAY_SECONDS if day else 0))
 
     def _local(self, instant: dt.datetime) -> dt.datetime:
         local = instant.astimezone(self.zone)

@@ -50,6 +50,7 @@ def test_healthz_asks_nothing() -> None:
 
 def test_prune_forgets_old_answers_and_months_and_keeps_young_ones() -> None:
     device, old, young = TestDevice(), create(), create()
+    sql("TRUNCATE sync_result")  # of other tests
     device.push(old, young)
     sql("UPDATE sync_result SET at = now() - interval '31 days' WHERE id = %s", [old["id"]])
     sql("CREATE TABLE sync_history_2020_01 PARTITION OF sync_history FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')")

@@ -106,6 +106,7 @@ def test_nothing_is_missed_when_their_clock_jumps(
 
 
 @example(kind="aware", written=[(3000, 0), (2900, 300)], times=[3001], apart=-3600)  # looks settled at once
+@example(kind="local", written=[(10440.4, 437), (15900, 291), (8100, 450)], times=[8820.8, 9660.4], apart=-3180)
 @settings(max_examples=300)
 @given(kind=kinds, written=writes, times=passes, apart=jumps)
 def test_nothing_is_missed_when_stamps_are_made_by_another_clock(
