@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 from procrastinate.contrib.django import app
-from procrastinate.contrib.django.models import ProcrastinateWorker
+from procrastinate.contrib.django.models import ProcrastinateJob, ProcrastinateWorker
 from procrastinate.exceptions import AlreadyEnqueued
 
 RUN = "legacy.sync"  # the job's name
@@ -18,6 +18,12 @@ def is_there() -> bool:
     """Whether a worker is alive."""
     since = timezone.now() - dt.timedelta(seconds=settings.WORKER_DEAD_SECONDS)
     return ProcrastinateWorker.objects.filter(last_heartbeat__gt=since).exists()
+
+
+def asked() -> set[str]:
+    """The systems of which a run is asked for, or at work."""
+    jobs = ProcrastinateJob.objects.filter(task_name=RUN, status__in=["todo", "doing"])
+    return set(jobs.values_list("args__system", flat=True))
 
 
 def ask(system: str, trigger: str) -> None:

@@ -11,10 +11,10 @@ from django.conf import settings
 from django.utils import timezone
 from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
-from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.exceptions import AlreadyEnqueued, UniqueViolation
 from procrastinate.jobs import Status
 
-from legacy.ask import RUN, ask_async
+from legacy.ask import RUN, ask_async, asked
 from legacy.due import due
 from legacy.fleet import Abandoned, runs
 from legacy.prune import prune as prune_runs
@@ -91,8 +91,12 @@ async def tick(timestamp: int) -> None:  # noqa: ARG001
 
 
 def planned() -> list[System]:
-    """What is due of all that has a schedule: without one a system is cron's, or somebody's with a button."""
-    return due([each for each in declared() if each.schedule], timezone.now())
+    """What is due of all that has a schedule: without one a system is cron's, or somebody's with a button.
+
+    What is at work is asked for when that has ended: its moment is not forgotten, as it is compared with its last run.
+    """
+    already = asked()
+    return due([each for each in declared() if each.schedule and each.name not in already], timezone.now())
 
 
 async def take_up() -> None:
@@ -100,9 +104,9 @@ async def take_up() -> None:
     for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=settings.WORKER_DEAD_SECONDS):
         try:
             await app.job_manager.retry_job(job)
-        except AlreadyEnqueued:  # the same was asked for meanwhile
+        except (AlreadyEnqueued, UniqueViolation):  # somebody pressed the button meanwhile: that one goes on
             await app.job_manager.finish_job(job, Status.ABORTED, delete_job=True)
-        log.warning("the worker of a job is dead: taken up again", extra={"job": job.call_string})
+        log.warning("the worker of a job is dead: taken up again", extra={"job": job.lock or job.task_name})
 
 
 @app.task(name=RUN, pass_context=True, retry=RetryStrategy(retry_exceptions=[Abandoned]))

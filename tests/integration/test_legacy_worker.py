@@ -4,6 +4,7 @@ import datetime as dt
 import subprocess
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import connection
 from django.utils import timezone
 from procrastinate.contrib.django import app
@@ -44,6 +45,27 @@ def test_run_that_is_asked_for_twice_is_one_job() -> None:
     ask.ask("store-berlin", "schedule")
     ask.ask("store-bonn", "schedule")
     assert jobs() == ["store-berlin", "store-bonn"]
+
+
+def test_minute_that_passes_before_a_run_has_begun_asks_for_no_second_one() -> None:
+    a_branch("berlin")
+    ask.ask("store-berlin", "schedule")
+    assert worker.planned() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_job_of_a_dead_worker_makes_way_where_somebody_asked_again() -> None:
+    with connection.cursor() as cursor:
+        try:
+            for system in ("store-berlin", "store-bonn"):
+                ask.ask(system, "schedule")
+            cursor.execute("UPDATE procrastinate_jobs SET status = 'doing'")  # by a worker that is not there any more
+            ask.ask("store-berlin", "button")
+            async_to_sync(worker.take_up)()
+            cursor.execute("SELECT args ->> 'trigger', status::text, attempts FROM procrastinate_jobs ORDER BY id")
+            assert cursor.fetchall() == [("schedule", "todo", 1), ("button", "todo", 0)]
+        finally:
+            cursor.execute("DELETE FROM procrastinate_jobs")
 
 
 @pytest.mark.parametrize(("heartbeat", "asked"), [(5, ["store-berlin"]), (300, []), (None, [])])
