@@ -1,23 +1,14 @@
 """Asking a worker for a run: by its own clock, and by an administrator's button."""
 
-import datetime as dt
 from contextlib import suppress
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 from procrastinate.contrib.django import app
-from procrastinate.contrib.django.models import ProcrastinateJob, ProcrastinateWorker
+from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import AlreadyEnqueued
 
 RUN = "legacy.sync"  # the job's name
-
-
-def is_there() -> bool:
-    """Whether a worker is alive."""
-    since = timezone.now() - dt.timedelta(seconds=settings.WORKER_DEAD_SECONDS)
-    return ProcrastinateWorker.objects.filter(last_heartbeat__gt=since).exists()
 
 
 def asked() -> set[str]:

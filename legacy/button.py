@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from django.conf import settings
 
 from legacy import ask
+from sync.operations import worker_is_there
 
 START_SECONDS = 15  # that a command may take beside what it waits for: it has to load the program
 
@@ -18,7 +19,7 @@ def sync_now(systems: Sequence[str]) -> None:
 
     That process is bound to nobody, and outlives the web server.
     """
-    if ask.is_there():
+    if worker_is_there():
         for system in systems:
             ask.ask(system, "button")
         return

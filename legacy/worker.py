@@ -5,6 +5,7 @@ Nothing is lost with a job: what is due is told by declared schedules and our ow
 
 import logging
 from collections.abc import Callable
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -22,6 +23,7 @@ from legacy.report import summary
 from legacy.systems import System, declared
 from legacy.webhooks.inbox import process_due
 from legacy.webhooks.outbox import deliver_due
+from sync import operations
 from sync.alerts.run import run as tell_people
 from sync.alone import Busy
 from sync.prune import prune
@@ -76,6 +78,19 @@ async def forget_jobs(timestamp: int) -> None:  # noqa: ARG001
     await app.job_manager.delete_old_jobs(
         FAILED_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
+
+
+# --- Pushes that devices do not wait for ------------------------------------------------------------------------------
+
+
+@app.task(name=operations.JOB, priority=SOON, retry=RetryStrategy(max_attempts=operations.TRIES_MAX, wait=1))
+def push(device: str) -> None:
+    operations.work_off(UUID(device))
+
+
+@every("* * * * *")
+def pushes() -> None:
+    operations.ask_for_all()
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Thin HTTP over pull, push and the schema: parse, authorise, call one function, answer."""
 
 import secrets
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -12,11 +13,10 @@ from devices.authentication import authenticated, bearer_hash, seen
 from sync import openapi
 from sync.alerts.metrics import scrape
 from sync.health import readiness
+from sync.operations import accept, outcome, push_in_turn
 from sync.outcomes import outcomes
 from sync.pull import pull
-from sync.push import push
 from sync.schema import schema_as
-from sync.states import Pusher
 from syncserver.errors import Problem
 from syncserver.http import DirectView, WhateverAccepted
 from syncserver.logs import DEVICE_KEY
@@ -59,7 +59,21 @@ class PushView(DirectView):
         device = authenticated(request)
         if device is None:
             raise Problem("unauthorized")
-        return HttpResponse(push(Pusher(device.id, device.scopes), request.body), content_type="application/json")
+        if _may_be_later(request) and (operation := accept(device.id, request.body)) is not None:
+            return _accepted(operation)
+        return HttpResponse(push_in_turn(device, request.body), content_type="application/json")
+
+
+class OperationView(DirectView):
+    @openapi.operation_get
+    def get(self, request: HttpRequest, id: UUID) -> HttpResponse:
+        device = authenticated(request)
+        if device is None:
+            raise Problem("unauthorized")
+        body = outcome(device, id)
+        if body is None:
+            raise Problem("not_found")
+        return HttpResponse(body, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 class OutcomesView(DirectView):
@@ -71,6 +85,17 @@ class OutcomesView(DirectView):
         limit = _number(request, "limit", 1, settings.SYNC_OUTCOMES_ROWS_MAX) or settings.SYNC_OUTCOMES_ROWS_DEFAULT
         body = outcomes(device.id, device.scopes, request.GET.get("since"), limit)
         return HttpResponse(body, content_type="application/json")
+
+
+def _may_be_later(request: HttpRequest) -> bool:
+    """Whether the device prefers not to wait for the answer (RFC 7240)."""
+    asked = request.META.get("HTTP_PREFER", "").lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in asked)
+
+
+def _accepted(operation: UUID) -> HttpResponse:
+    headers = {"Location": f"/sync/operations/{operation}", "Preference-Applied": "respond-async"}
+    return JsonResponse({"operation": str(operation)}, status=202, headers=headers)
 
 
 def _number(request: HttpRequest, name: str, low: int, high: int) -> int | None:

@@ -63,6 +63,10 @@ WITH forgotten AS (
 )
 SELECT count(*) FROM forgotten;
 
+-- name: forget_operations
+WITH forgotten AS (DELETE FROM sync_operation WHERE ended_at < now() - make_interval(days => %(days)s) RETURNING 1)
+SELECT count(*) FROM forgotten;
+
 -- name: forget_outcomes
 WITH forgotten AS (DELETE FROM sync_outcome WHERE at < now() - make_interval(days => %(days)s) RETURNING 1)
 SELECT count(*) FROM forgotten;

@@ -171,6 +171,37 @@ class Outcome(models.Model):
         return f"{self.mutation}: {self.get_outcome_display()}"
 
 
+class Operation(models.Model):
+    """A push that its device does not wait for: stored before the 202 is sent, then applied in the order it came."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued", "waits for its turn"
+        RUNNING = "running", "is being applied"
+        DONE = "done", "was applied"
+        FAILED = "failed", "was refused as a whole"
+
+    number = models.BigAutoField(primary_key=True)  # a device's operations are applied in this order
+    id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    device = models.UUIDField()
+    received_at = models.DateTimeField()
+    body = models.BinaryField(default=b"")  # of the push, as it came; empty once it has ended
+    state = models.TextField(choices=State.choices, default=State.QUEUED)
+    tries = models.IntegerField(default=0)  # that ended in a failure of the server
+    ended_at = models.DateTimeField(null=True)
+    scopes = ArrayField(models.TextField(), default=list)  # of the device, when it was applied
+    results = models.BinaryField(default=b"")  # of the push's answer, as JSON
+    problem = models.JSONField(null=True)  # why it was refused
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["device", "number"], condition=models.Q(ended_at=None), name="sync_operation_queue"),
+            models.Index(fields=["ended_at"], name="sync_operation_ended"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
 class Alert(models.Model):
     """Something that needs attention, from when a run of `sync_alerts` noticed it until one saw that it does not."""
 

@@ -7,7 +7,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from sync import openapi_examples as example
 from sync.merge import CONFLICT_POLICIES
-from sync.models import Conflict, Outcome
+from sync.models import Conflict, Operation, Outcome
 from sync.wire import INTEGER_SAFE_MAX, PROTOCOL, Entity, Field, entities
 from syncserver.errors import REJECTIONS
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems
@@ -81,6 +81,15 @@ def _components() -> dict[str, Schema]:
         "Batch": _BATCH,
         "Mutation": _MUTATION,
         "Results": closed({"results": array(ref("Result"))}),
+        "Operation": closed(
+            {
+                "state": {"enum": Operation.State.values},
+                "results": array(ref("Result")),
+                "problem": ref("Problem"),
+            },
+            "results",
+            "problem",
+        ),
         "Result": _result(),
         "Rejection": _REJECTION,
         "Readiness": _READINESS,
@@ -291,9 +300,20 @@ push_post = extend_schema(
     summary="Send the outbox",
     description="Mutations take effect in the order of the list; each stands alone unless it has a `group`. A 200 "
     "means that all it reports is committed. After anything else, send the same batch again: nothing is applied "
-    "twice. The values of `set` and `add` are checked for each mutation alone, which a mistake there makes `rejected`.",
+    "twice. The values of `set` and `add` are checked for each mutation alone, which a mistake there makes `rejected`."
+    "\n\nWith `Prefer: respond-async` the server may answer 202 as soon as the batch is stored, and apply it later, "
+    "but before whatever this device pushes after it.",
     tags=["sync"],
-    parameters=[CONTENT_ENCODING, SYNC_CLIENT, *COMMON],
+    parameters=[
+        OpenApiParameter(
+            "Prefer",
+            location=OpenApiParameter.HEADER,
+            description="`respond-async`: do not wait until the batch is applied. The server is free to do so at once.",
+        ),
+        CONTENT_ENCODING,
+        SYNC_CLIENT,
+        *COMMON,
+    ],
     request={"application/json": ref("Batch")},
     examples=[OpenApiExample("an order and its line, taken offline", example.BATCH, request_only=True)],
     responses={
@@ -301,6 +321,11 @@ push_post = extend_schema(
             ref("Results"),
             description="One result for each mutation, in order.",
             examples=[OpenApiExample("applied, in conflict, rejected", example.RESULTS)],
+        ),
+        (202, "application/json"): OpenApiResponse(
+            closed({"operation": UUID}),
+            description="The batch is stored. `Location` is where to ask what became of it.",
+            examples=[OpenApiExample("stored", {"operation": example.OPERATION})],
         ),
         **problems(
             "invalid_json",
@@ -313,6 +338,26 @@ push_post = extend_schema(
             "batch_too_large",
             "unsupported_encoding",
         ),
+    },
+)
+
+operation_get = extend_schema(
+    operation_id="sync_operation",
+    summary="What became of a push that was answered with 202",
+    description="`results` are there when it is `done`, as the push would have answered, and `problem` when it "
+    "`failed`: then nothing of it was applied. They are kept for 30 days, for the device that pushed.",
+    tags=["sync"],
+    parameters=[SYNC_CLIENT, *COMMON],
+    responses={
+        200: OpenApiResponse(
+            ref("Operation"),
+            description="Where it stands.",
+            examples=[
+                OpenApiExample("waits for its turn", {"state": "queued"}),
+                OpenApiExample("was applied", {"state": "done", **example.RESULTS}),
+            ],
+        ),
+        **problems("unauthorized", "device_revoked", "not_found", "not_acceptable"),
     },
 )
 

@@ -136,6 +136,7 @@ BATCH: dict[str, Any] = {
     ],
 }
 
+OPERATION = "0ab8a1c2-6f6d-4a0e-9a6e-3f6d8c1f7e55"
 RESULTS: dict[str, Any] = {
     "results": [
         {"id": MUTATIONS[0], "status": "applied", "rev": 1},

@@ -26,6 +26,7 @@ def prune() -> dict[str, int]:
     _run(block("maintain.sql", "tick"))
     tombstones = _run(block("maintain.sql", "forget_tombstones"), days=settings.SYNC_TOMBSTONE_AGE_DAYS_MAX)
     results = _run(block("maintain.sql", "forget_results"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
+    operations = _run(block("maintain.sql", "forget_operations"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
     alerts = _run(block("alerts/alerts.sql", "forget"), days=settings.SYNC_ALERT_AGE_DAYS_MAX)
     days = max(settings.SYNC_HISTORY_AGE_DAYS_MAX, HISTORY_AGE_DAYS_MIN)
     outcomes = _run(block("maintain.sql", "forget_outcomes"), days=days)
@@ -34,6 +35,7 @@ def prune() -> dict[str, int]:
     return {
         "tombstones": _count(tombstones),
         "answers": _count(results),
+        "operations": _count(operations),
         "outcomes": _count(outcomes),
         "alerts": _count(alerts),
         "months of history": len(dropped),

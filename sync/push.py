@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,7 @@ from sync.push_new import NotNew, push_new
 from sync.refusal import errors_of, is_of_a_row
 from sync.settle import as_written, broken_by_clean, settle, settlement
 from sync.sql import Uuids, array, block, cursor
-from sync.states import Pusher, states_of, with_what_others_did
+from sync.states import Pusher, locking, states_of, with_what_others_did
 from sync.units import Interleaved, units_of, waves_of
 from sync.wire import entities
 from sync.write import write_wave
@@ -31,14 +32,15 @@ ATTEMPTS_MAX = 4  # of a batch that lost a deadlock, or raced another device for
 LOST_RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
-def push(pusher: Pusher, body: bytes) -> bytes:
+def push(pusher: Pusher, body: bytes, received_at: datetime | None = None) -> bytes:
     """Apply a push request's body and return the answer's body; when it returns, everything it reports is committed.
 
-    Raises Problem: invalid_json, invalid_request, unknown_field, batch_too_large (nothing was applied), and
-    service_unavailable when other writers were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
+    `received_at`: when it came; nothing: now. Raises Earlier (nothing was applied), and Problem: invalid_json,
+    invalid_request, unknown_field, batch_too_large (nothing was applied), and service_unavailable when other writers
+    were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
-    results = _short_way(pusher, batch.mutations) or _long_way(pusher, batch)
+    results = _short_way(pusher, batch.mutations) or _long_way(pusher, batch, received_at or timezone.now())
     return msgspec.json.encode({"results": results})
 
 
@@ -56,8 +58,8 @@ def _short_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result] | 
     return [Result(mutation.id, "applied", rev) for mutation, rev in zip(mutations, revs, strict=True)]
 
 
-def _long_way(pusher: Pusher, batch: Batch) -> list[Result]:
-    candidates = candidates_of(batch, timezone.now())
+def _long_way(pusher: Pusher, batch: Batch, received_at: datetime) -> list[Result]:
+    candidates = candidates_of(batch, received_at)
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             with transaction.atomic():
@@ -123,7 +125,8 @@ class Push:
     def _find_replays(self) -> dict[int, int]:
         """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
         with cursor() as bound:
-            bound.execute(block("push.sql", "lock_device"), self.pusher.lock)
+            with locking(bound, self.pusher):
+                pass
             bound.execute(block("push.sql", "remembered"), {"ids": Uuids([m.id for m in self.mutations])})
             known = {row[0]: row[1:] for row in bound.fetchall()}
         repeats: dict[int, int] = {}

@@ -1,7 +1,9 @@
 -- name: lock_device
 -- One push of a device at a time: a resend waits for the first, and then finds its results. No push waits for ever.
+-- Whether something that the device sent before this, and did not wait for, has not been applied yet.
 SELECT set_config('lock_timeout', %(seconds)s::int::text || 's', true),
-       pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0));
+       pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0)),
+       EXISTS (SELECT FROM sync_operation o WHERE o.device = %(device)s AND o.ended_at IS NULL AND o.number < %(before)s);
 
 -- name: remembered
 -- As it was answered: a conflict's state is the one that it had before anybody decided.

@@ -12,8 +12,8 @@ from sync.checker import checker, joined_sets, plain_values
 from sync.decide import Candidate, RowKey
 from sync.mutation import EMPTY, Mutation, Values
 from sync.settle import broken_by_clean, settle, settlement
-from sync.sql import block, cursor
-from sync.states import Pusher, states_of
+from sync.sql import cursor
+from sync.states import Pusher, locking, states_of
 from sync.units import units_of
 from sync.wire import Entity, entities
 from sync.write import insert
@@ -28,12 +28,12 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
 
     Nothing is asked: a row or a mutation that was here before breaks a unique index. Raises NotNew, the database's
     errors and Interleaved; then the caller rolls back and takes the long way, which tells each mutation what is wrong.
+    Raises Earlier too, which is not for the long way.
     """
     creates = _by_entity(mutations)
     if len({(mutation.entity, mutation.row) for mutation in mutations}) < len(mutations):
         raise NotNew
-    with cursor() as bound, bound.connection.pipeline():
-        bound.execute(block("push.sql", "lock_device"), pusher.lock)
+    with cursor() as bound, locking(bound, pusher):
         kinds = [_Creates(entity, creates[name]) for name, entity in entities().items() if name in creates]
 
     @cache

@@ -1,11 +1,13 @@
 """What is known of rows before a push writes them, for the device that pushes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import msgspec
+import psycopg
 from django.conf import settings
 
 from sync.decide import Candidate, RowKey, RowState
@@ -14,6 +16,7 @@ from sync.rules import rules_of
 from sync.sql import Uuids, array, block, cursor
 from sync.wire import entities
 
+NONE = 2**63 - 1  # no operation, so that it comes after all there are
 _since = msgspec.json.Decoder(Since)
 _row = msgspec.json.Decoder(dict[str, Any])
 
@@ -24,6 +27,7 @@ class Pusher:
 
     device: UUID
     scopes: Sequence[str]
+    operation: int = NONE  # the number of its `sync.models.Operation`, where the device does not wait for an answer
 
     @property
     def author(self) -> str:
@@ -34,10 +38,21 @@ class Pusher:
         """The author of the device's earlier changes, which are never concurrent with its later ones."""
         return f"device:{self.device}"
 
-    @property
-    def lock(self) -> dict[str, Any]:
-        """The parameters of the SQL block `lock_device`."""
-        return {"device": self.device, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
+
+class Earlier(Exception):
+    """The device has sent something before this that it did not wait for, and that has not been applied yet."""
+
+
+@contextmanager
+def locking(bound: psycopg.Cursor[Any], pusher: Pusher) -> Iterator[None]:
+    """Take the device's lock until the transaction ends, with time to do something meanwhile. Raises Earlier."""
+    at = {"device": pusher.device, "before": pusher.operation, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
+    with bound.connection.pipeline():
+        bound.execute(block("push.sql", "lock_device"), at)
+        yield
+    *_, earlier = bound.fetchone() or (False,)
+    if earlier:
+        raise Earlier
 
 
 def states_of(pusher: Pusher, keys: Collection[RowKey]) -> dict[RowKey, RowState]:

@@ -135,6 +135,7 @@ SYNC_PUSH_LOCK_SECONDS_MAX = 10  # a push that waits longer for another writer's
 SYNC_PUSH_ERRORS_MAX = (
     100  # told of one mutation: with half a million bad fields the answer would be ten times the body
 )
+SYNC_OPERATIONS_QUEUED_MAX = 20  # pushes that one device does not wait for; it waits for the next one
 SYNC_OUTCOMES_ROWS_DEFAULT = 500  # outcomes of a page when the device names no limit
 SYNC_OUTCOMES_ROWS_MAX = 1_000  # outcomes of a page at most
 SYNC_STAFF_ROWS_DEFAULT = 100  # records of a page of the staff API where no limit is named

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from django.db import connection
-from django.db.models import Count, Max, Q, Sum
+from django.db.models import Count, Max, Min, Q, Sum
 from django.utils import timezone
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily as Gauge
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from devices.models import Device
 from sync.alerts.attention import Waiting, waiting
 from sync.alerts.sources import sources
-from sync.models import Alert, AlertChannel
+from sync.models import Alert, AlertChannel, Operation
 from sync.sql import block
 from sync.wire import entities
 
@@ -43,6 +43,7 @@ class _Database(Collector):
             "syncserver_quarantine", "mutations in quarantine that wait for a person", found["rejection"]
         )
         yield from _devices(now)
+        yield from _operations()
         yield from _alerts()
         yield from _channels()
         yield from _database()
@@ -63,6 +64,15 @@ def _waiting(name: str, what: str, found: list[Waiting]) -> Iterator[Metric]:
         if waits:
             oldest.add_metric([entity], waits.oldest.timestamp())
     yield from (opened, late, oldest)
+
+
+def _operations() -> Iterator[Metric]:
+    found = Operation.objects.filter(ended_at=None).aggregate(count=Count("number"), oldest=Min("received_at"))
+    name, what = "syncserver_pushes_waiting", "Pushes that their devices do not wait for, not applied yet."
+    yield Gauge(name, what, value=found["count"])
+    if found["oldest"]:
+        oldest = f"{name}_oldest_timestamp_seconds"
+        yield Gauge(oldest, "When the oldest of them came.", value=found["oldest"].timestamp())
 
 
 def _devices(now: datetime) -> Iterator[Metric]:

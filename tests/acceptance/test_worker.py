@@ -122,7 +122,8 @@ def test_two_workers_share_what_is_due_and_each_store_is_run_once(tmp_path: Path
 
 
 def test_button_asks_the_worker_where_there_is_one(one: Deployment) -> None:
-    press = "from legacy import ask, button; print(ask.is_there()); button.sync_now(['store-s01'])"
+    is_there = "from sync.operations import worker_is_there; print(worker_is_there())"
+    press = f"{is_there}; from legacy import button; button.sync_now(['store-s01'])"
     with working(one) as worker:
         until(lambda: states(one) == ["done"], worker, one)
         assert one.manage("shell", "--no-imports", "-c", press) == "True\n"

@@ -41,6 +41,7 @@ def test_every_endpoint_is_described() -> None:
         ("get", "/sync/schema"),
         ("get", "/sync/pull"),
         ("post", "/sync/push"),
+        ("get", "/sync/operations/{id}"),
         ("get", "/sync/outcomes"),
         ("get", "/healthz"),
         ("get", "/readyz"),

@@ -12,7 +12,8 @@ from legacy.worker import take_up
 
 HELP = """Run the systems and branches that have a schedule when they are due, apply what webhooks told and send ours
 (legacy_webhooks) every ten seconds, tell people (sync_alerts) every five minutes, forget what is old (sync_prune,
-legacy_prune) every night, and do what administrators ask for with "Sync now".
+legacy_prune) every night, do what administrators ask for with "Sync now", and apply the pushes that devices do not wait
+for (Prefer: respond-async).
 
 Any number of workers may run, on any number of machines. A run of one that is killed is taken up by the next. Without
 any, cron does the same with sync_legacy, sync_alerts and the others.
