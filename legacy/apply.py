@@ -4,9 +4,11 @@ A page is written as a whole. Where the database or a validator refuses it, the 
 become dead letters; they hold nothing else up.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 from django.db import DataError, IntegrityError, transaction
@@ -16,7 +18,7 @@ from legacy.connector import Record
 from legacy.contact import first_contact, new_ids
 from legacy.disputes import Stakes, keep_disputes, outranked
 from legacy.document import Document, Unmappable, changed, seen
-from legacy.exchange import Agreement, Change, Exchange, Kind, What
+from legacy.exchange import Agreement, Change, Exchange, Kind, Links, What
 from legacy.exchange import Known as Linked
 from legacy.mapping import Mapping as Declared
 from legacy.merging import EMPTY, contested, differs, merged
@@ -121,9 +123,15 @@ def _apply(
             planned = plan(exchange, mapping, items, linked)
             if exchange.pretend:
                 return _pretend(exchange, mapping, items, planned)
-            write(mapping, [each for each in planned.plans if each.changes or not each.now])
+
+            @cache
+            def links() -> Links:
+                return exchange.links(mapping.name, _agreements(mapping, items, planned), linked)
+
+            write(mapping, [each for each in planned.plans if each.changes or not each.now], meanwhile=links)
             keep_disputes(exchange, mapping, planned)
-            _agree(exchange, mapping, items, planned, linked)
+            exchange.keep(links())
+            _agree_on_members(exchange, mapping, items, planned)
     except Invalid as invalid:
         bad = [item for item in items if _is_to_blame(mapping, item, invalid)] or items
         for item in bad:
@@ -217,10 +225,8 @@ def comes_back(mapping: Declared, agreed: Document, document: Document) -> bool:
     return mapping.deletes in ("push", "both") and bool(edited)
 
 
-def _agree(
-    exchange: Exchange, mapping: Declared, items: Sequence[Item], planned: Planned, linked: Mapping[str, Linked]
-) -> None:
-    """Remember that both sides look like this now."""
+def _agreements(mapping: Declared, items: Sequence[Item], planned: Planned) -> list[Agreement]:
+    """What is to be remembered: that both sides look like this now."""
     records = {item.record.key: item.record for item in items}
     forgotten = {name for line in mapping.fields if line.absent == "ignore" for name in mapping.wire_names(line)}
     agreements = []
@@ -239,8 +245,13 @@ def _agree(
         Agreement(item.record.key, item.row, planned.agreed[item.record.key], digest_of(mapping, item.record))
         for item in planned.left
     ]
-    exchange.link(mapping.name, agreements, linked)
+    return agreements
+
+
+def _agree_on_members(exchange: Exchange, mapping: Declared, items: Sequence[Item], planned: Planned) -> None:
+    """The same of what belongs to the rows."""
     if part := mapping.rows:
+        records = {item.record.key: item.record for item in items}
         members = [
             Agreement(str(row["id"]), member, {}, "", each.row)
             for each in planned.plans
@@ -327,13 +338,12 @@ def _delete(exchange: Exchange, mapping: Declared, rows: Mapping[str, str]) -> N
     exchange.settle(mapping, PULL, list(rows.values()))
 
 
-def storable_only(exchange: Exchange, mapping: Declared, records: Iterable[Record]) -> list[Record]:
+def storable_only(exchange: Exchange, mapping: Declared, records: Collection[Record]) -> list[Record]:
     """The records without those that cannot be kept, which become dead letters with a mark in that place."""
+    if _are_plain([value for record in records for value in record.values.values()]):
+        return list(records)
     kept = []
     for record in records:
-        if _is_plain(record.values):
-            kept.append(record)
-            continue
         values = storable(dict(record.values))
         if values == record.values:
             kept.append(record)
@@ -342,10 +352,12 @@ def storable_only(exchange: Exchange, mapping: Declared, records: Iterable[Recor
     return kept
 
 
-def _is_plain(values: Mapping[str, Any]) -> bool:
-    """Whether nothing in a record needs a look, as with most: its texts are looked at together."""
-    found = [value for value in values.values() if type(value) is str]
-    if len(found) < len(values) and any(type(value) in (float, list, dict) for value in values.values()):
+def _are_plain(values: Sequence[Any]) -> bool:
+    """Whether no record of a page needs a look, as nearly always: their texts are looked at together."""
+    if not {list, dict}.isdisjoint(map(type, values)):
         return False
-    text = "".join(found)
-    return text.isascii() and "\x00" not in text
+    text = "".join([value for value in values if type(value) is str])
+    with suppress(UnicodeEncodeError):
+        text.encode()
+        return "\x00" not in text and all(isfinite(value) for value in values if type(value) is float)
+    return False

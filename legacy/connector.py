@@ -49,6 +49,8 @@ class Capabilities:
     whoami: str = ""  # how it is asked who we are
     numeric_keys: bool = False  # whether a reference is sent as a number
     fetches: bool = True  # whether `fetch` can look one record up by its key
+    # Whether `changes` may be asked for the next page before the last one is written, by another thread: it only reads.
+    ahead: bool = False
     writes: frozenset[Write] = frozenset()
 
 

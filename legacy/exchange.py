@@ -66,6 +66,14 @@ class Agreement(NamedTuple):
     due: bool = False  # ours differs, and is to be sent
 
 
+class Links(NamedTuple):
+    """Agreements as they are written: rows of `copy_links` for new ones, and JSON of those that are linked already."""
+
+    mapping: str
+    fresh: list[tuple[Any, ...]]
+    old: str
+
+
 @dataclass(frozen=True)
 class Change:
     """What a dry run would do with one record or row; as text, a line for a terminal."""
@@ -184,20 +192,30 @@ class Exchange:
 
     def link(self, mapping: str, agreements: Sequence[Agreement], linked: Collection[str] = ()) -> None:
         """Keep what both look like now. `linked`: the keys among them that are linked already."""
+        self.keep(self.links(mapping, agreements, linked))
+
+    def links(self, mapping: str, agreements: Sequence[Agreement], linked: Collection[str] = ()) -> Links:
+        """The same as what is to be written, which can be made before its time."""
         fresh = [each for each in agreements if each.key not in linked]
-        if fresh:
-            with cursor() as bound, bound.copy(block(SQL, "copy_links")) as copy:
-                for e in fresh:
-                    document = _encode(e.document)
-                    copy.write_row((self.system, mapping, e.key, e.row, document, e.seen, e.parent, e.due))
         old = [
             {"key": e.key, "agreed": e.document, "seen": e.seen, "hops": e.hops, "due": e.due}
             for e in agreements
             if e.key in linked
         ]
-        if old:
+        return Links(
+            mapping,
+            [(self.system, mapping, e.key, e.row, _encode(e.document), e.seen, e.parent, e.due) for e in fresh],
+            _encode(old) if old else "",
+        )
+
+    def keep(self, links: Links) -> None:
+        if links.fresh:
+            with cursor() as bound, bound.copy(block(SQL, "copy_links")) as copy:
+                for row in links.fresh:
+                    copy.write_row(row)
+        if links.old:
             with cursor() as bound:
-                bound.execute(block(SQL, "agree"), self._at(mapping, links=_encode(old)))
+                bound.execute(block(SQL, "agree"), self._at(links.mapping, links=links.old))
 
     def unlink(self, mapping: str, parents: Collection[str], but: Collection[str]) -> None:
         """Forget what belonged to these rows and does not any more."""

@@ -6,8 +6,10 @@ an empty table there is nothing to hold back, so a first load is written page by
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from django.utils import timezone
 
@@ -21,7 +23,7 @@ from legacy.apply import (
     storable_only,
     waiting,
 )
-from legacy.connector import Record
+from legacy.connector import Page, Record
 from legacy.contact import row_marked
 from legacy.exchange import SQL, Exchange, as_json, is_as_read
 from legacy.mapping import Mapping
@@ -60,11 +62,9 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
         at.whole = not at.state
         if noting:
             _keys_begin(exchange, mapping)
-    count, more, failed = 0, True, failures(exchange, mapping)
-    while more:
-        page = exchange.connector.changes(mapping.source, mapping.places, at.state)
+    count, failed = 0, failures(exchange, mapping)
+    for page in _pages(exchange, mapping, at.state, alone=not exchange.pretend and not (direct and mapping.refers)):
         at.state, at.midway = page.cursor, page.more
-        more = page.more
         if noting:
             _keys_add(exchange, mapping, [record.key for record in page.records])
         _take_page(exchange, mapping, page.records, page.gone, at, direct)
@@ -73,6 +73,30 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
         guard_failures(exchange, mapping, failed, count)
     if noting and (at.whole if page.whole is None else page.whole):
         _hold_missing(exchange, mapping, at)
+
+
+def _pages(exchange: Exchange, mapping: Mapping, state: dict[str, Any], alone: bool) -> Iterator[Page]:
+    """One pass from `state` on. `alone`: nobody else asks the connector before it has ended.
+
+    Where the connector can, it reads the next page while the last one is being written.
+    """
+
+    def read() -> Iterator[Page]:
+        page = exchange.connector.changes(mapping.source, mapping.places, state)
+        yield page
+        while page.more:
+            page = exchange.connector.changes(mapping.source, mapping.places, page.cursor)
+            yield page
+
+    pages = read()
+    if not (alone and exchange.connector.capabilities.ahead):
+        yield from pages
+        return
+    with ThreadPoolExecutor(1, "reader") as reader:
+        coming = reader.submit(next, pages, None)
+        while (page := coming.result()) is not None:
+            coming = reader.submit(next, pages, None)
+            yield page
 
 
 def _take_page(

@@ -1,6 +1,6 @@
 """Our side of a mapping: rows as documents, read, checked and written a page at a time."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,14 +85,17 @@ def gone(entity: Entity, rows: Collection[str]) -> dict[str, Document]:
     return {key.row: {**side.gone, **(side.hidden or {})} for key, side in sides.items() if side.gone}
 
 
-def write(mapping: Declared, plans: Sequence[Plan]) -> None:
-    """Write what the plans say, set-wise. Raises Invalid or the database's errors, for the caller to roll back."""
+def write(mapping: Declared, plans: Sequence[Plan], meanwhile: Callable[[], object]) -> None:
+    """Write what the plans say, set-wise. Raises Invalid or the database's errors, for the caller to roll back.
+
+    `meanwhile` is called while PostgreSQL is at work on new rows, if there are any; what it raises is dropped.
+    """
     part = mapping.rows
     own = [(plan, {n: v for n, v in plan.changes.items() if not (part and n == part.place)}) for plan in plans]
     made = [(plan.row, values) for plan, values in own if plan.now is None]
     altered = [(plan.row, values) for plan, values in own if plan.now is not None and values]
     kept = {row: document for plan in plans for row, document in plan.kept.items()}
-    _write(mapping.entity, frozenset(mapping.readers), made, altered, kept)
+    _write(mapping.entity, frozenset(mapping.readers), made, altered, kept, meanwhile)
     if part:
         _write_members(part, plans, kept)
     connection.check_constraints()  # now, where the failing record can still be told, and not at commit
@@ -127,13 +130,15 @@ def _write(
     made: Sequence[tuple[str, Document]],
     altered: Sequence[tuple[str, Document]],
     kept: Mapping[str, Document],
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     check = checker_of(entity, names)
     wrong = _wrong(check, "create", made) | _wrong(check, "update", altered)
     if wrong:
         raise Invalid(wrong)
     if made:
-        insert_rows(entity, [row for row, _ in made], [{**kept.get(row, {}), **values} for row, values in made])
+        values = [{**kept.get(row, {}), **values} for row, values in made]
+        insert_rows(entity, [row for row, _ in made], values, meanwhile)
     if altered:
         update_rows(entity, [Change(row, values) for row, values in altered])
     if broken := unclean(entity, [row for row, _ in (*made, *altered)]):

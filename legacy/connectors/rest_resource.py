@@ -138,5 +138,6 @@ class Resource:
             idempotency="marker" if self.marker else "key" if self.idempotency_header else "none",
             whoami=whoami,
             numeric_keys=self.numeric_keys,
+            ahead=True,
             writes=self.allowed,
         )

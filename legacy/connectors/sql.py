@@ -59,6 +59,7 @@ class Sql:
             locking="version",  # locked, compared with what was read, written: in one transaction
             idempotency="marker",
             whoami={"postgresql": "current_user", "mariadb": "current_user()"}.get(kind, "the file"),
+            ahead=True,
             writes=frozenset({"create", "update", "delete"}),
         )
 

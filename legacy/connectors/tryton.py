@@ -48,6 +48,7 @@ class Tryton:
         idempotency="marker",
         numeric_keys=True,
         whoami="res.user.get_preferences",
+        ahead=True,
         writes=frozenset({"create", "update", "delete"}),
     )
 

@@ -171,7 +171,9 @@ def test_operation_is_told_to_who_sent_it_and_to_staff_alone(ledger: Ledger, sys
         name: User.objects.create(username=name, is_staff=name != "guest") for name in ("may", "may not", "guest")
     }
     for name in ("may", "guest"):
-        people[name].user_permissions.add(Permission.objects.get(codename="view_operation"))
+        people[name].user_permissions.add(
+            Permission.objects.get(codename="view_operation", content_type__app_label="legacy")
+        )
     for name, status in {"may": 200, "may not": 401, "guest": 401}.items():
         token = Token.objects.create(user=people[name]).key
         assert Client().get(bare, headers={"authorization": f"Token {token}"}).status_code == status
