@@ -192,19 +192,31 @@ def _had(mapping: Declared, row: str, document: Document) -> dict[str, Document]
     return gone(mapping.entity, [row]) | (gone(part.entity, [*document.get(part.place, {})]) if part else {})
 
 
-def plan_waiting(exchange: Exchange, mapping: Declared) -> int:
-    """How many rows the records that wait would change, by the page and without writing anything."""
-    changes, last = 0, 0
+def plan_waiting(exchange: Exchange, mapping: Declared) -> tuple[int, int]:
+    """How many rows the records that wait would change, and how many of them they would meet for the first time.
+
+    By the page, and without writing anything. To fill what is empty when they first meet is no change.
+    """
+    changes, met, last = 0, 0, 0
     while page := waiting(exchange, mapping, last, gone=False):
         last = page[-1].pk
         linked = exchange.known(mapping.name, [each.key for each in page])
-        records = [Record(each.key, each.values or {}) for each in page if each.key in linked]
-        rows = {key: known.row for key, known in linked.items()}
+        records = [Record(each.key, each.values or {}, marker=each.marker) for each in page]
+        matched, _ = first_contact(exchange, mapping, [each for each in records if each.key not in linked])
+        rows = matched | {key: known.row for key, known in linked.items()}
+        records = [each for each in records if each.key in rows]
         known = _references(exchange, mapping, records, rows)
         items = [Item(r, d, rows[r.key], True) for r in records if (d := _mapped(mapping, r, known)) is not None]
         with transaction.atomic():
-            changes += sum(1 for each in plan(exchange, mapping, items, linked).plans if each.changes)
-    return changes
+            plans = plan(exchange, mapping, items, linked).plans
+        met += sum(each.now is not None and each.key in matched for each in plans)
+        changes += sum(bool(each.changes) if each.key in linked else _replaces(each) for each in plans)
+    return changes, met
+
+
+def _replaces(each: Plan) -> bool:
+    """Whether a value of the row is replaced by another one."""
+    return each.now is not None and any(each.now.document.get(name) not in EMPTY for name in each.changes)
 
 
 def _mapped(mapping: Declared, record: Record, known: References) -> Document | None:

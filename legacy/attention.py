@@ -12,24 +12,29 @@ from prometheus_client.core import Metric
 
 from legacy.models import DeadLetter
 from legacy.standing import Standing, State, problem, standings
+from legacy.webhooks.subscriptions import Subscription
 from sync.alerts.sources import Finding
 from sync.models import Alert
 
 LETTERS, LOOPS, STOPPED = "legacy_letters_late", "legacy_loop", "legacy_stopped"
 UNREACHABLE, MISCONFIGURED = "legacy_unreachable", "legacy_misconfigured"
+UNTOLD = "legacy_subscription_stopped"
 KINDS = {
     LETTERS: "dead letters wait for too long",
     LOOPS: "records go round and round between systems",
     STOPPED: "a system's runs stopped for safety",
     UNREACHABLE: "a system is not reached",
     MISCONFIGURED: "a system is set up wrongly",
+    UNTOLD: "a subscriber is not told of changes any more",
 }
 NOTHING = "what LEGACY_SYSTEMS names"  # the subject, where no system can be told of
 Kind = DeadLetter.Kind
 
 
 def found(now: datetime) -> Iterator[Finding]:
-    """What needs a person: systems that stand still, records that go nowhere."""
+    """What needs a person: systems that stand still, records that go nowhere, subscribers that were given up."""
+    for each in Subscription.objects.filter(enabled=True, stopped_at__isnull=False):
+        yield Finding(UNTOLD, each.name, each.stopped_at or now, 1)
     if problem():
         yield Finding(MISCONFIGURED, NOTHING, now, 0)
         return
@@ -73,6 +78,8 @@ def sentence(alert: Alert) -> str:
             return f"The runs of {alert.subject} stopped for safety, and a person must look"
         case "legacy_unreachable":
             return f"{alert.subject} is not reached ({_many(alert.count, 'run', 'runs')} in a row)"
+        case "legacy_subscription_stopped":
+            return f"{alert.subject} did not accept what it is told for three days, and is told no more"
     return f"{alert.subject} is set up wrongly, and is not synced"
 
 
@@ -80,6 +87,8 @@ def path(alert: Alert) -> str:
     if alert.kind in (LETTERS, LOOPS):
         narrowed = {"system": alert.subject} | ({"kind": Kind.LOOP.value} if alert.kind == LOOPS else {})
         return f"{reverse('admin:legacy_deadletter_changelist')}?{urlencode(narrowed)}"
+    if alert.kind == UNTOLD:
+        return reverse("admin:legacy_subscription_changelist")
     return reverse("admin:legacy_counterpart_changelist")
 
 

@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from legacy.connector import Connector, Record
@@ -21,9 +22,11 @@ from legacy.mapping import Mapping
 from legacy.models import Cursor, DeadLetter, Link, Run
 from legacy.stored import Encoder, storable
 from sync.capture import authored
+from sync.refusal import lost_race
 from sync.sql import block, cursor, texts
 
 SQL = str(Path(__file__).with_name("legacy.sql"))
+ATTEMPTS_MAX = 4  # of a page that lost a deadlock
 RETRY_MINUTES_MAX = 24 * 60  # a dead letter is tried again after 1, 2, 4, … minutes, at last once a day
 SYSTEMS = UUID("6d0f6b1e-2f0c-4a53-9a54-2f6f0c9d7a11")  # the namespace of their ids
 
@@ -148,6 +151,19 @@ class Exchange:
         with transaction.atomic(), authored(self.run.author):
             self.confirm()
             yield
+
+    def commit(self, work: Callable[[], None]) -> None:
+        """`work` in one transaction of this run, from its beginning again where others that write were in the way."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            counted = deepcopy(self.counts)
+            try:
+                with self.writing():
+                    return work()
+            except OperationalError as error:
+                if attempt == ATTEMPTS_MAX or not lost_race(error):
+                    raise
+                self.counts = counted
+        return None
 
     def confirm(self) -> None:
         """Raises Superseded where another run has taken the system over. Asked before anything is written there."""

@@ -72,6 +72,7 @@ SET values = excluded.values, marker = excluded.marker, gone = excluded.gone, re
 
 -- name: waiting
 SELECT count(*) FILTER (WHERE w.gone), count(*) FILTER (WHERE NOT w.gone AND l.id IS NOT NULL),
+       count(*) FILTER (WHERE NOT w.gone AND l.id IS NULL),
        (SELECT count(*) FROM legacy_link t WHERE t.system = %(system)s AND t.mapping = %(mapping)s)
 FROM legacy_waiting w
 LEFT JOIN legacy_link l ON l.system = w.system AND l.mapping = w.mapping AND l.key = w.key
@@ -153,7 +154,7 @@ WHERE f.entity = %(entity)s AND f.row_id = ANY (%(rows)s::uuid[])
 SELECT h.entity, h.row_id::text, h.rev, h.op, h.old::text, h.hidden::text,
        h.rev = (SELECT max(t.rev) FROM sync_history t WHERE t.row_id = h.row_id AND t.entity = h.entity) AS last
 FROM sync_history h
-WHERE h.author = %(author)s AND h.entity = %(entity)s AND h.row_id > %(after)s
+WHERE h.author = %(author)s AND h.entity = %(entity)s AND h.row_id > %(after)s AND h.at >= %(since)s
 ORDER BY h.row_id, h.rev DESC
 LIMIT %(limit)s
 

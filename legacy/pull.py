@@ -110,7 +110,8 @@ def _take_page(
     if exchange.pretend:
         apply(exchange, mapping, found)
         return delete(exchange, mapping, confirmed(exchange, mapping, [record.key for record in missing]))
-    with exchange.writing():
+
+    def work() -> None:
         _waits_no_more(exchange, mapping, [*same, *gone])
         if direct:
             apply(exchange, mapping, found)
@@ -118,7 +119,8 @@ def _take_page(
             hold(exchange, mapping, storable_only(exchange, mapping, found))
         hold(exchange, mapping, missing, gone=True)
         exchange.move(at)
-    return None
+
+    return exchange.commit(work)
 
 
 def news(exchange: Exchange, mapping: Mapping, records: list[Record]) -> tuple[list[Record], list[str]]:
@@ -224,13 +226,15 @@ def take_now(
     records = _with_parents(exchange, mapping, records)
     if exchange.pretend:
         return apply(exchange, mapping, records)
-    with exchange.writing():
+
+    def work() -> None:
         apply(exchange, mapping, records)
         Waiting.objects.filter(
             system=exchange.system, mapping=mapping.name, key__in=[record.key for record in records]
         ).delete()
         then()
-    return None
+
+    return exchange.commit(work)
 
 
 def _with_parents(exchange: Exchange, mapping: Mapping, records: list[Record]) -> list[Record]:
@@ -333,19 +337,25 @@ def _apply_waiting(exchange: Exchange, mapping: Mapping) -> None:
         done, last = 0, 0
         while page := waiting(exchange, mapping, last, gone):
             last = page[-1].pk
-            if gone:
-                keys = confirmed(exchange, mapping, [each.key for each in page])
-            else:
-                records = [Record(each.key, each.values or {}, marker=each.marker) for each in page]
-                records = _with_parents(exchange, mapping, records)
-            with _scratch(exchange):
-                if gone:
-                    delete(exchange, mapping, keys)
-                else:
-                    apply(exchange, mapping, records)
-                if not exchange.pretend:
-                    Waiting.objects.filter(pk__in=[each.pk for each in page]).delete()
-                    Run.objects.filter(pk=exchange.run.pk).update(counts=exchange.counts)
+            _apply_page(exchange, mapping, page, gone)
             done += len(page)
             exchange.tell(f"{mapping.name}: {'deleting' if gone else 'writing'}", done)
             guard_failures(exchange, mapping, failed, done)
+
+
+def _apply_page(exchange: Exchange, mapping: Mapping, page: Collection[Waiting], gone: bool) -> None:
+    keys = confirmed(exchange, mapping, [each.key for each in page]) if gone else []
+    records = [Record(each.key, each.values or {}, marker=each.marker) for each in page if not gone]
+    records = _with_parents(exchange, mapping, records)
+
+    def work() -> None:
+        apply(exchange, mapping, records)
+        delete(exchange, mapping, keys)
+        if not exchange.pretend:
+            Waiting.objects.filter(pk__in=[each.pk for each in page]).delete()
+            Run.objects.filter(pk=exchange.run.pk).update(counts=exchange.counts)
+
+    if exchange.pretend:
+        work()
+    else:
+        exchange.commit(work)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from sync.wire import Entity, entities
 from sync.write import Change, insert_rows, update_rows
 
 PAGE_CHANGES = 500
+CLOCKS_APART = timedelta(days=1)  # at most: the run's is that of its machine, the history's that of the database
 FIRST = UUID(int=0)
 
 
@@ -77,11 +79,11 @@ def take_back(exchange: Exchange, undone: Run | None = None) -> TakenBack:
     """
     run, found = undone or exchange.run, TakenBack()
     for entity in entities().values():
-        for page in _pages(entity, run.author):
+        for page in _pages(entity, run):
             found.left += [f"{entity.name} {w.row}: changed since" for w in page if not w.last]
     _take_away(exchange, run, TakenBack(found.counts))
     for entity in entities().values():
-        for page in _pages(entity, run.author):
+        for page in _pages(entity, run):
             _undo(exchange, entity, run, [w for w in page if w.last and w.old is not None], found)
     if not exchange.pretend:
         _take_away(exchange, run, found)
@@ -91,7 +93,7 @@ def take_back(exchange: Exchange, undone: Run | None = None) -> TakenBack:
 
 def _take_away(exchange: Exchange, run: Run, found: TakenBack) -> None:
     for entity in reversed(entities().values()):
-        for page in _pages(entity, run.author):
+        for page in _pages(entity, run):
             made = [w for w in page if w.last and w.made]
             used = _used(entity, [w.row for w in made]) if made and not exchange.pretend else set()
             found.left += [f"{entity.name} {row}: other rows refer to it" for row in sorted(used)]
@@ -119,12 +121,18 @@ def _read_again(exchange: Exchange, undone: Run) -> None:
             at.update(state=state, midway=False, swept_at=None)
 
 
-def _pages(entity: Entity, author: str) -> Iterator[list[Written]]:
-    """What an author wrote to an entity, each row once, by the page."""
+def _pages(entity: Entity, run: Run) -> Iterator[list[Written]]:
+    """What a run wrote to an entity, each row once, by the page."""
     after = FIRST
     while True:
         with cursor() as bound:
-            parameters = {"author": author, "entity": entity.name, "after": after, "limit": PAGE_CHANGES}
+            parameters = {
+                "author": run.author,
+                "entity": entity.name,
+                "after": after,
+                "since": run.started_at - CLOCKS_APART,  # leaves out the history's months before it
+                "limit": PAGE_CHANGES,
+            }
             changes = bound.execute(block(SQL, "written"), parameters).fetchall()
         if not changes:
             return

@@ -104,7 +104,7 @@ def _take_over(this: Run) -> None:
 
 def _run(system: System, this: Run, counterpart: Counterpart, work: Callable[[Exchange], None], how: How) -> None:
     try:
-        connector = system.connect()
+        connector = system.connected()
         mappings = {each.name: each for each in system.mappings}
         exchange = Exchange(system.name, connector, mappings, this, ranks=ranks(), **how)
         try:
@@ -222,7 +222,9 @@ def roll_back_run(system: System, id: str, pretend: bool = False) -> TakenBack:
         this = Run(system=system.name, started_at=timezone.now(), trigger="rollback", undoes=undone)
         if not pretend:
             _take_over(this)
-        exchange = Exchange(system.name, system.connect(), {each.name: each for each in system.mappings}, this, pretend)
+        exchange = Exchange(
+            system.name, system.connected(), {each.name: each for each in system.mappings}, this, pretend
+        )
         try:
             found = roll_back(exchange, undone)
             this.state, this.counts = State.DONE, {"": dict(found.counts)}

@@ -15,17 +15,20 @@ from sync.sql import block, cursor
 def guard(exchange: Exchange, mapping: Mapping) -> None:
     """Raises Stopped where what waits would delete or change more than the mapping's share of the linked rows.
 
+    A row that is linked for the first time counts too, and is changed where a value of it is replaced by another one.
     Nothing was written yet, and what was read goes on waiting: a run with `--force` carries it out.
     """
     if exchange.force or exchange.pretend:
         return
-    gone, known, linked = _waiting(exchange, mapping)
+    gone, known, new, linked = _waiting(exchange, mapping)
     share = _share(mapping.stop_deleted_share, settings.LEGACY_STOP_DELETED_SHARE_MAX)
     if gone and (gone == linked or gone > _allowed(share, linked)):
         raise Stopped(_told(exchange, mapping, gone, linked, "delete"))
-    allowed = _allowed(_share(mapping.stop_changed_share, settings.LEGACY_STOP_CHANGED_SHARE_MAX), linked)
-    if known > allowed and (changes := plan_waiting(exchange, mapping)) > allowed:
-        raise Stopped(_told(exchange, mapping, changes, linked, "change"))
+    share = _share(mapping.stop_changed_share, settings.LEGACY_STOP_CHANGED_SHARE_MAX)
+    if known + (new if mapping.matches else 0) > _allowed(share, linked):
+        changes, met = plan_waiting(exchange, mapping)
+        if changes > _allowed(share, linked + met):
+            raise Stopped(_told(exchange, mapping, changes, linked + met, "change"))
 
 
 def may_delete(exchange: Exchange, mapping: Mapping, keys: int) -> bool:
@@ -33,7 +36,7 @@ def may_delete(exchange: Exchange, mapping: Mapping, keys: int) -> bool:
 
     A system that shows us nothing any more must not empty a table by telling of one record at a time.
     """
-    gone, _, linked = _waiting(exchange, mapping)
+    gone, *_, linked = _waiting(exchange, mapping)
     since = timezone.now() - timedelta(days=1)
     runs = Run.objects.filter(system=exchange.system, started_at__gt=since).exclude(pk=exchange.run.pk)
     before = sum(counts.get(mapping.name, {}).get("deleted", 0) for counts in runs.values_list("counts", flat=True))
@@ -62,12 +65,12 @@ def guard_failures(exchange: Exchange, mapping: Mapping, before: int, records: i
         )
 
 
-def _waiting(exchange: Exchange, mapping: Mapping) -> tuple[int, int, int]:
-    """What waits to be deleted, what waits of linked rows, and all linked rows."""
+def _waiting(exchange: Exchange, mapping: Mapping) -> tuple[int, int, int, int]:
+    """What waits to be deleted, what waits of linked rows and of others, and all linked rows."""
     with cursor() as bound:
         at = {"system": exchange.system, "mapping": mapping.name}
-        gone, known, linked = bound.execute(block(SQL, "waiting"), at).fetchone() or (0, 0, 0)
-    return gone, known, linked
+        gone, known, new, linked = bound.execute(block(SQL, "waiting"), at).fetchone() or (0, 0, 0, 0)
+    return gone, known, new, linked
 
 
 def _share(own: float | None, default: float) -> float:

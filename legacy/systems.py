@@ -14,7 +14,7 @@ from django.conf import settings
 from legacy.branches import address
 from legacy.branches.models import Branch
 from legacy.check import check
-from legacy.connector import Connector, Misconfigured
+from legacy.connector import Connector, Misconfigured, Unreachable
 from legacy.mapping import Mapping
 from legacy.schedule import problem
 from legacy.webhooks.hook import Hook
@@ -34,6 +34,15 @@ class System:
     timeout_seconds: int = 0  # a run is cut off after that; 0: LEGACY_TIMEOUT_SECONDS beside others, alone never
     enabled: bool = True
     hide: Callable[[str], str] = str  # the text of an error, without what nobody may read
+
+    def connected(self) -> Connector:
+        """Raises Misconfigured whatever a `connect` of the deployment raises, but Unreachable."""
+        try:
+            return self.connect()
+        except (Misconfigured, Unreachable):
+            raise
+        except Exception as error:
+            raise Misconfigured(f"{self.name} cannot be connected to: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from sync.checker import checker
 from sync.decide import Candidate, RowKey
 from sync.merge import same
 from sync.mutation import Error, Mutation, Op, Values, error
-from sync.push import ATTEMPTS_MAX, LOST_RACES
-from sync.refusal import errors_of, is_of_a_row
+from sync.push import ATTEMPTS_MAX
+from sync.refusal import LOST_RACES, errors_of, is_of_a_row
 from sync.settle import broken_by_clean
 from sync.sql import Uuids, array, block, cursor
 from sync.wire import Entity, entities

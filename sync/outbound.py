@@ -16,6 +16,7 @@ RETRY_AFTER_SECONDS_MAX = 86_400
 GONE = 410
 # Minutes to wait after each failed try; when they are used up, after about three days, a message is given up.
 PAUSES_MINUTES = (5, 15, 30, 60, 120, 240, 480, 720, 1_080, 1_440)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class NotPublic(Exception):
@@ -101,8 +102,18 @@ def is_loopback(host: str) -> bool:
 
 
 def is_public(address: str) -> bool:
+    """Whether everybody reaches the same machine by it. What carries an IPv4 address is as public as that one."""
     found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address) and (inner := _carried(found)) is not None:
+        return is_public(str(inner))
     return found.is_global and not found.is_multicast
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a gateway on the way would call: mapped, 6to4, Teredo or NAT64."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _resolve(host: str, port: int) -> str:

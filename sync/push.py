@@ -19,7 +19,7 @@ from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Batch, Error, Mutation, error, parse_batch
 from sync.push_new import NotNew, push_new
-from sync.refusal import errors_of, is_of_a_row
+from sync.refusal import errors_of, is_of_a_row, lost_race
 from sync.settle import as_written, broken_by_clean, settle, settlement
 from sync.sql import Uuids, array, block, cursor
 from sync.states import Pusher, locking, states_of, with_what_others_did
@@ -29,7 +29,6 @@ from sync.write import write_wave
 from syncserver.errors import Problem
 
 ATTEMPTS_MAX = 4  # of a batch that lost a deadlock, or raced another device for a mutation's id
-LOST_RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
 def push(pusher: Pusher, body: bytes, received_at: datetime | None = None) -> bytes:
@@ -50,7 +49,7 @@ def _short_way(pusher: Pusher, mutations: Sequence[Mutation]) -> list[Result] | 
         with transaction.atomic():
             revs = push_new(pusher, mutations)
     except OperationalError as problem:
-        if not (_lost_race(problem) or is_of_a_row(problem)):
+        if not (lost_race(problem) or is_of_a_row(problem)):
             raise
         return None
     except (NotNew, Interleaved, DatabaseError):
@@ -69,13 +68,9 @@ def _long_way(pusher: Pusher, batch: Batch, received_at: datetime) -> list[Resul
         except _Raced:
             continue
         except OperationalError as problem:
-            if not _lost_race(problem):
+            if not lost_race(problem):
                 raise
     raise Problem("service_unavailable", "Other writers were in the way; nothing was applied.", retry_after_seconds=1)
-
-
-def _lost_race(problem: OperationalError) -> bool:
-    return getattr(problem.__cause__, "sqlstate", None) in LOST_RACES
 
 
 class _Raced(Exception):

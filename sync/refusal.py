@@ -16,6 +16,14 @@ _BY_SQLSTATE = {
 }
 
 
+LOST_RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+
+
+def lost_race(problem: OperationalError) -> bool:
+    """Whether the transaction was broken off for the sake of another one, and may simply be done again."""
+    return getattr(problem.__cause__, "sqlstate", None) in LOST_RACES
+
+
 def is_of_a_row(problem: OperationalError) -> bool:
     """Whether a row is too much for PostgreSQL (for an index, say), as psycopg's class of error does not tell."""
     return (getattr(problem.__cause__, "sqlstate", None) or "").startswith("54")

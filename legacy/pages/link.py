@@ -157,7 +157,7 @@ def _ask(case: Case) -> None:
     assert case.mapped is not None
     mapping = case.mapped.mapping
     try:
-        connector = system(case.link.system).connect()
+        connector = system(case.link.system).connected()
         try:
             connector.open()
             if not connector.capabilities.fetches:

@@ -12,6 +12,8 @@ from pytest_django import Settings
 from legacy import systems
 from legacy.attention import KINDS, found
 from legacy.models import Counterpart, DeadLetter, Run
+from legacy.webhooks.outbox import resume
+from legacy.webhooks.subscriptions import Subscription
 from sync.alerts import texts
 from sync.alerts.run import run as tell
 from sync.models import Alert
@@ -109,6 +111,15 @@ def test_every_kind_has_a_sentence_and_a_link() -> None:
         alert = Alert(kind=kind, subject="ledger", since=NOW, count=2, raised_at=NOW)
         assert texts.sentence(alert, {}).startswith(("ledger", "The runs of ledger"))
         texts.link(alert)
+
+
+def test_subscriber_that_was_given_up_is_an_alert_until_somebody_goes_on() -> None:
+    subscriber = Subscription.objects.create(name="webshop", url="https://shop.example", entities=["customer"])
+    assert kinds() == {}
+    Subscription.objects.update(stopped_at=NOW)
+    assert kinds() == {"legacy_subscription_stopped": "webshop"}
+    resume(subscriber)
+    assert kinds() == {}
 
 
 def test_metrics_tell_of_each_system() -> None:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from entities.models import Customer, Product
 from legacy.connector import Misconfigured, Unreachable
 from legacy.mapping import Window
-from legacy.models import DeadLetter, Link, Run
+from legacy.models import Counterpart, DeadLetter, Link, Run
 from legacy.runs import run
 from legacy.systems import System, modules
 from sync.alone import alone
@@ -160,6 +160,23 @@ def test_module_that_cannot_be_read_is_wrong_configuration(
     modules.cache_clear()
     assert (code, line["state"]) == (3, "misconfigured")
     assert told in line["error"]
+
+
+def test_connect_of_the_deployment_that_fails_is_wrong_configuration() -> None:
+    def connect() -> Ledger:
+        raise KeyError("LEDGER_URL")
+
+    this = run(System("ledger", connect, (CUSTOMER,)))
+    assert this.state == State.MISCONFIGURED
+    assert this.error == "ledger cannot be connected to: KeyError: 'LEDGER_URL'"
+
+
+@pytest.mark.parametrize("option", [("--pause", "stocktaking"), ("--resume",)])
+def test_system_that_there_is_not_is_neither_paused_nor_resumed(ledger: Ledger, option: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match="There is no system 'leger'; there is: ledger") as refused:
+        call_command("sync_legacy", "--system", "leger", *option, stdout=StringIO())
+    assert refused.value.returncode == 3
+    assert not Counterpart.objects.filter(system="leger").exists()
 
 
 def test_paused_and_resumed_by_command(ledger: Ledger) -> None:

@@ -240,7 +240,13 @@ def test_address_that_will_not_do_is_told_at_once(url: str, options: dict[str, A
     assert SECRET not in str(error.value)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "fd00::1", "::ffff:10.0.0.1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "fd00::1"),
+        *("::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"),
+    ],
+)
 def test_typed_address_never_reaches_inside(
     api: Api, connect: Make, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:

@@ -1,6 +1,7 @@
 """What a run of sync_legacy promises, against a system in memory and the real PostgreSQL."""
 
 import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from legacy.models import DeadLetter, Link, Run
 from sync.alone import Busy, alone
 from sync.models import History
 from tests.integration.legacy_support import CUSTOMER, DAY, Killed, Ledger, an_order, down
+from tests.integration.sync_support import other_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,6 +52,33 @@ def test_records_become_rows_page_by_page(ledger: Ledger) -> None:
     assert run.state == Run.State.DONE
     assert customers() == {f"C{number}": "Berlin" for number in range(7)}
     assert run.counts["customer"]["created"] == 7
+
+
+def test_page_that_loses_a_deadlock_is_written_again_and_counted_once(ledger: Ledger) -> None:
+    keys = [ledger.put("party", code=code, name="Ana", city="Berlin") for code in ("A", "B")]
+    ledger.sync()
+    first, second = Customer.objects.order_by("pk").values_list("pk", flat=True)
+    for key in keys:
+        ledger.put("party", key, city="Oslo")
+    lock = "UPDATE entities_customer SET phone = '1' WHERE id = %s"
+    with other_connection() as theirs, ThreadPoolExecutor(1) as pool:
+        theirs.execute("SET deadlock_timeout = '1min'")  # so that ours is the one to be broken off
+        theirs.execute(lock, [second])
+
+        def run() -> Run:
+            try:
+                return ledger.sync()
+            finally:
+                connection.close()
+
+        ours = pool.submit(run)
+        while not theirs.execute("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'").fetchall():
+            pass
+        theirs.execute(lock, [first])
+        theirs.commit()
+        done = ours.result(30)
+    assert (done.state, done.counts["customer"]["updated"]) == (Run.State.DONE, 2)
+    assert set(Customer.objects.values_list("city", "phone")) == {("Oslo", "1")}
 
 
 def test_order_and_its_lines_refer_to_our_rows(ledger: Ledger) -> None:

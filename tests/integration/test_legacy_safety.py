@@ -122,6 +122,27 @@ def test_few_changes_are_never_too_many_in_a_small_table() -> None:
     assert Customer.objects.count() == 2
 
 
+def test_first_contact_that_would_overwrite_too_much_stops() -> None:
+    ledger, mapping = Ledger(page_records=4), replace(CUSTOMER, match="code")
+    for n in range(10):
+        ledger.put("party", code=f"C{n}", name="theirs", city="Berlin")
+        Customer.objects.create(code=f"C{n}", name="ours" if n < 6 else "theirs")
+    run = ledger.sync(mapping)
+    assert (run.state, cities()) == (State.STOPPED, [""])
+    assert "would change 6 of 10 linked rows of customer" in run.error
+    assert ledger.sync(mapping, force=True).state == State.DONE
+    assert (cities(), Customer.objects.filter(name="theirs").count()) == (["Berlin"], 10)
+
+
+def test_first_contact_that_fills_what_is_empty_is_not_too_much() -> None:
+    ledger, mapping = Ledger(page_records=4), replace(CUSTOMER, match="code")
+    for n in range(10):
+        ledger.put("party", code=f"C{n}", name="same", city="Berlin")
+        Customer.objects.create(code=f"C{n}", name="same")
+    assert ledger.sync(mapping).state == State.DONE
+    assert cities() == ["Berlin"]
+
+
 def test_first_load_is_not_too_much() -> None:
     ledger = Ledger()
     for n in range(50):

@@ -35,7 +35,7 @@ class Command(BaseCommand):
         except Misconfigured as error:
             raise CommandError(str(error), returncode=3) from None
         try:
-            connector = None if options["offline"] else found.connect()
+            connector = None if options["offline"] else found.connected()
             if connector:
                 console.print(f"{found.name}: signed in as {connector.open()}")
             for mapping in found.mappings:

@@ -42,7 +42,7 @@ class Command(BaseCommand):
         try:
             found = system(options["system"])
             hide = found.hide
-            connector = found.connect()
+            connector = found.connected()
             try:
                 console.print(f"{found.name}: signed in as {escape(connector.open())}")
                 for mapping in found.mappings:

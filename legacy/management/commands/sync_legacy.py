@@ -24,7 +24,7 @@ from legacy.plan import Kept
 from legacy.report import headline, letters, summary, table, table_of_many
 from legacy.rollback import TakenBack
 from legacy.runs import EXIT_CODES, pause, resume, roll_back_run, run
-from legacy.systems import System, first_name, of_kind, system
+from legacy.systems import System, declared, first_name, of_kind, system
 from legacy.webhooks.outbox import deliver_due
 from sync.alone import Busy
 
@@ -98,6 +98,8 @@ class Command(BaseCommand):
         if several and (wrong := [name for name in ALONE if options[name]]):
             raise CommandError(f"--{wrong[0].replace('_', '-')} is for one system.")
         options["systems"], options["system"] = options["system"], options["system"][0]
+        if options["pause"] or options["resume"]:
+            self._must_exist(options["system"])
         if options["pause"]:
             pause(options["system"], options["pause"])
             return self.stdout.write(f"{options['system']} is paused.")
@@ -191,6 +193,15 @@ class Command(BaseCommand):
             Console().print(table_of_many(done) if done else "Nothing is due.")
         return max(map(_code, done), default=0)
 
+    def _must_exist(self, name: str) -> None:
+        """Raises CommandError where no system of that name is declared, however wrong one may be."""
+        try:
+            names = [each.name for each in declared()]
+        except Misconfigured as error:
+            raise CommandError(str(error), returncode=3) from None
+        if name not in names:
+            raise CommandError(f"There is no system {name!r}; there is: {', '.join(names) or 'none'}.", returncode=3)
+
     def _test(self, name: str) -> None:
         """Sign in and out. Raises CommandError."""
         try:
@@ -198,7 +209,7 @@ class Command(BaseCommand):
         except Misconfigured as error:
             raise CommandError(str(error), returncode=3) from None
         try:
-            connector = found.connect()
+            connector = found.connected()
             self.stdout.write(f"{name}: signed in as {connector.open()}")
             connector.close()
         except (Misconfigured, Unreachable) as error:
