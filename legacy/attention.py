@@ -33,8 +33,8 @@ Kind = DeadLetter.Kind
 
 def found(now: datetime) -> Iterator[Finding]:
     """What needs a person: systems that stand still, records that go nowhere, subscribers that were given up."""
-    for each in Subscription.objects.filter(enabled=True, stopped_at__isnull=False):
-        yield Finding(UNTOLD, each.name, each.stopped_at or now, 1)
+    for one in Subscription.objects.filter(enabled=True, stopped_at__isnull=False):
+        yield Finding(UNTOLD, one.name, one.stopped_at or now, 1)
     if problem():
         yield Finding(MISCONFIGURED, NOTHING, now, 0)
         return
