@@ -217,7 +217,7 @@ LEGACY_WEBHOOK_AGE_DAYS_MAX = env.integer("LEGACY_WEBHOOK_AGE_DAYS_MAX", 30)  # 
 # Webhooks that go out. Unless set, receivers are public and have HTTPS: a subscription must not reach inside.
 LEGACY_SUBSCRIPTION_PRIVATE = env.flag("LEGACY_SUBSCRIPTION_PRIVATE", False)
 DATA_UPLOAD_MAX_MEMORY_SIZE = max(SYNC_PUSH_BODY_BYTES_MAX, LEGACY_WEBHOOK_BODY_BYTES_MAX)
-# What encrypts the addresses of branches (`legacy/branches/secret.py`); unset: a key made from SECRET_KEY.
+# What encrypts addresses of branches and secrets of subscriptions; unset: a key made from SECRET_KEY.
 LEGACY_SECRET_KEY = env.text("LEGACY_SECRET_KEY")
 LEGACY_SECRET_KEY_FALLBACKS = env.words("LEGACY_SECRET_KEY_FALLBACKS")  # earlier ones: what they encrypted is readable
 # Runs at once: each is a process with two database connections, and mostly waits for the other side.

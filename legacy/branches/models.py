@@ -8,8 +8,8 @@ from django.db.models import F, Value
 from django.db.models.functions import Concat, Now
 
 from legacy.branches.address import resolved
-from legacy.branches.secret import seal, unseal
 from legacy.connector import Misconfigured
+from legacy.secret import seal, unseal
 
 TIMEOUT_SECONDS_MAX = 24 * 3600
 HIDDEN = "***"

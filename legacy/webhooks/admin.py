@@ -13,11 +13,11 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget
 
 from devices.models import validate_scope
+from legacy.secret import seal
 from legacy.webhooks.bodies import told
 from legacy.webhooks.feed import WAITING_SHOWN_MAX, begin, waiting
 from legacy.webhooks.models import Hint, Operation
-from legacy.webhooks.outbox import problem_of, renew_secret, resume, send_test, skip, start_over
-from legacy.webhooks.sealed import new_secret, seal
+from legacy.webhooks.outbox import new_secret, problem_of, renew_secret, resume, send_test, skip, start_over
 from legacy.webhooks.subscriptions import Subscription
 from sync.outbound import host_of
 from sync.pages import words

@@ -1,8 +1,10 @@
 """Webhooks that go out: each subscription is told what is new in the feed, page by page, until it has all of it."""
 
+import base64
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from secrets import token_bytes
 from uuid import UUID, uuid4, uuid5
 
 import httpx
@@ -10,8 +12,9 @@ import msgspec
 from django.conf import settings
 from django.utils import timezone
 
+from legacy.connector import Misconfigured
+from legacy.secret import reseal, seal, unseal
 from legacy.webhooks.feed import Change, begin, next_page, pass_page
-from legacy.webhooks.sealed import Sealed, new_secret, resealed, seal, unseal
 from legacy.webhooks.subscriptions import Subscription
 from legacy.webhooks.take import SQL
 from sync.outbound import PAUSES_MINUTES, Answer, NotPublic, PublicOnly, host_of, is_loopback, is_public, post, signed
@@ -20,6 +23,7 @@ from sync.sql import block, cursor
 TIMEOUT_SECONDS = 10  # for each step of a delivery
 LEASE_SECONDS = 300  # of a process, renewed with each page: far longer than a page may take
 PAGES_PER_TURN = 20  # then it is another subscription's turn
+SECRET_BYTES = 32
 SECRET_HOURS = 24  # that the secret before a new one signs too
 
 
@@ -85,11 +89,16 @@ def start_over(subscription: Subscription) -> None:
     resume(subscription)
 
 
+def new_secret() -> str:
+    """As Standard Webhooks has them."""
+    return "whsec_" + base64.b64encode(token_bytes(SECRET_BYTES)).decode()
+
+
 def renew_secret(subscription: Subscription) -> str:
     """The new secret. The one before signs too for SECRET_HOURS, where it can still be read."""
     secret, before = new_secret(), ""
-    with suppress(Sealed):
-        before = resealed(subscription.sealed)
+    with suppress(Misconfigured):
+        before = reseal(subscription.sealed)
     until = timezone.now() + timedelta(hours=SECRET_HOURS)
     Subscription.objects.filter(pk=subscription.pk).update(
         sealed=seal(secret), sealed_before=before, before_until=until
@@ -223,15 +232,15 @@ def _send(subscription: Subscription, id: str, kind: str, data: dict[str, object
     try:
         headers = signed(id, body, _secrets(subscription), at)
         return post(subscription.url, body, headers, TIMEOUT_SECONDS, transport)
-    except (Sealed, NotPublic) as error:
+    except (Misconfigured, NotPublic) as error:
         return Answer(str(error))
     except httpx.HTTPError as error:
         return Answer(type(error).__name__)
 
 
 def _secrets(subscription: Subscription) -> list[str]:
-    """The newest first. Raises Sealed."""
-    sealed = resealed(subscription.sealed)
+    """The newest first. Raises Misconfigured."""
+    sealed = reseal(subscription.sealed)
     if sealed != subscription.sealed:
         Subscription.objects.filter(pk=subscription.pk, sealed=subscription.sealed).update(sealed=sealed)
         subscription.sealed = sealed

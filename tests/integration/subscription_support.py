@@ -9,8 +9,9 @@ from typing import Any
 
 from standardwebhooks.webhooks import Webhook
 
+from legacy.secret import seal
 from legacy.webhooks.feed import begin
-from legacy.webhooks.sealed import new_secret, seal
+from legacy.webhooks.outbox import new_secret
 from legacy.webhooks.subscriptions import Subscription
 
 

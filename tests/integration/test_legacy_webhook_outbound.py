@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,10 +24,12 @@ from django.test import Client
 from django.utils import timezone
 
 from entities.models import Customer, Employee, Order, Product
+from legacy.secret import seal
 from legacy.webhooks import feed, outbox
 from legacy.webhooks.outbox import (
     LEASE_SECONDS,
     deliver_due,
+    new_secret,
     problem_of,
     renew_secret,
     resume,
@@ -34,7 +37,6 @@ from legacy.webhooks.outbox import (
     skip,
     start_over,
 )
-from legacy.webhooks.sealed import new_secret, seal
 from legacy.webhooks.subscriptions import Subscription
 from sync.outbound import PAUSES_MINUTES
 from tests.integration.subscription_support import Receiver, receiver, size_of, subscribe
@@ -548,12 +550,23 @@ def test_secret_survives_a_new_secret_key(shop: Receiver, settings: Any) -> None
     assert send_test(fresh(subscription)).error == ""
 
 
+def test_key_is_replaced_with_no_delivery_between(shop: Receiver, settings: Any) -> None:
+    subscription = subscribe(shop)
+    settings.LEGACY_SECRET_KEY = "the old key"
+    shop.secret = renew_secret(subscription)  # the one before it signs too
+    settings.LEGACY_SECRET_KEY, settings.LEGACY_SECRET_KEY_FALLBACKS = "the new key", ["the old key"]
+    call_command("legacy_rekey", stdout=(told := StringIO()))
+    assert told.getvalue() == "2 of 2 addresses and secrets are encrypted with the newest key.\n"
+    settings.LEGACY_SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [], secrets.token_urlsafe()
+    assert send_test(fresh(subscription)).error == ""
+
+
 def test_secret_that_cannot_be_read_any_more_is_an_error_that_says_so(shop: Receiver, settings: Any) -> None:
     subscription = subscribe(shop)
     Customer.objects.create(name="one")
     settings.SECRET_KEY = secrets.token_urlsafe()
     (told,) = deliver_due().values()
-    assert "Give it a new one" in told.error
+    assert "give it a new one" in told.error
     shop.secret = renew_secret(fresh(subscription))
     resume(subscription)
     deliver_due()

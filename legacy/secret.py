@@ -1,4 +1,4 @@
-"""The addresses of branches, which hold passwords, encrypted where they are kept."""
+"""What is kept encrypted: the addresses of branches, which hold passwords, and the secrets of subscriptions."""
 
 import base64
 from collections.abc import Sequence
@@ -10,36 +10,36 @@ from django.conf import settings
 
 from legacy.connector import Misconfigured
 
+LOST = (
+    "Its address or secret was encrypted with a key that is not there: add the key to LEGACY_SECRET_KEY_FALLBACKS (or, "
+    "where LEGACY_SECRET_KEY was not set, the old SECRET_KEY to SECRET_KEY_FALLBACKS), or give it a new one."
+)
+
 
 def seal(text: str) -> str:
     """Encrypted with the first key."""
-    return _keys().encrypt(text.encode()).decode()
+    return _keys()[0].encrypt(text.encode()).decode()
 
 
 def unseal(sealed: str) -> str:
     """Raises Misconfigured where none of the keys made it."""
     try:
-        return _keys().decrypt(sealed).decode()
+        return MultiFernet(_keys()).decrypt(sealed).decode()
     except InvalidToken:
         raise Misconfigured(LOST) from None
 
 
 def reseal(sealed: str) -> str:
-    """The same text, encrypted with the first key. Raises Misconfigured where none of the keys made it."""
+    """Unchanged if the first key made it; otherwise the same text, encrypted with that. Raises Misconfigured."""
     try:
-        return _keys().rotate(sealed).decode()
+        _keys()[0].decrypt(sealed)
     except InvalidToken:
-        raise Misconfigured(LOST) from None
+        return seal(unseal(sealed))
+    return sealed
 
 
-LOST = (
-    "Its address was encrypted with a key that is not there: add the key to LEGACY_SECRET_KEY_FALLBACKS (or, where "
-    "LEGACY_SECRET_KEY was not set, the old SECRET_KEY to SECRET_KEY_FALLBACKS), or enter the address again."
-)
-
-
-def _keys() -> MultiFernet:
-    return MultiFernet([Fernet(_derived(secret)) for secret in _secrets()])
+def _keys() -> list[Fernet]:
+    return [Fernet(_derived(secret)) for secret in _secrets()]
 
 
 def _secrets() -> Sequence[str]:
