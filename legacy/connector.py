@@ -1,5 +1,6 @@
 """What a run needs of the system on the other side, whatever it is: a handful of calls and four ways to fail."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -9,6 +10,14 @@ Place = str
 # Which records of the other system a mapping is about; made in its mapping module, understood by its connector alone.
 Source = Any
 Write = Literal["create", "update", "delete"]
+
+MARKER = "sync:"  # and the id of our row: what a record that we make is known by over there
+_MARKER = re.compile(MARKER + r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def marker_in(value: Any) -> str:
+    """Our marker; nothing where a person wrote something else there."""
+    return value if isinstance(value, str) and _MARKER.fullmatch(value) else ""
 
 
 class Unreachable(Exception):

@@ -5,11 +5,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from django.db import models
 
-from legacy.connector import Record
+from legacy.connector import MARKER, Record, marker_in
 from legacy.document import Unmappable
 from legacy.exchange import Exchange
 from legacy.mapping import Mapping as Declared
@@ -17,7 +16,6 @@ from legacy.mapping import Same, attname
 from legacy.models import DeadLetter
 
 CANDIDATES_MAX = 20  # that a person is shown
-MARKER = "sync:"
 
 
 class _Folded(models.Func):
@@ -74,12 +72,7 @@ def new_ids(count: int) -> list[str]:
 
 def row_marked(record: Record) -> str:
     """The row of ours for which we made the record; empty where its marker is none of ours."""
-    if not record.marker.startswith(MARKER):
-        return ""
-    try:
-        return str(UUID(record.marker.removeprefix(MARKER)))
-    except ValueError:
-        return ""
+    return marker_in(record.marker).removeprefix(MARKER)
 
 
 def _made_before(exchange: Exchange, mapping: Declared, records: Sequence[Record]) -> dict[str, str]:

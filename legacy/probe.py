@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
-from legacy.connector import Changed, Connector, Record, Refused, Source
+from legacy.connector import MARKER, Changed, Connector, Record, Refused, Source
 from legacy.mapping import Mapping
 
 PAGES = 3  # read of each source at most
@@ -142,7 +142,7 @@ def _fetched(connector: Connector, mapping: Mapping, records: Sequence[Record]) 
 
 
 def _unknown(connector: Connector, mapping: Mapping) -> Finding:
-    key = connector.find(mapping.source, f"sync:{uuid4()}")
+    key = connector.find(mapping.source, f"{MARKER}{uuid4()}")
     return Finding("a marker that nobody has", "none", "none" if key is None else f"the record {key}", key is None)
 
 
@@ -161,7 +161,7 @@ def _writes(connector: Connector, mapping: Mapping, sample: Record) -> Iterator[
     """Make a record like an existing one, change it behind our own back, and delete it."""
     declared = connector.capabilities
     values = {place: value for place, value in sample.values.items() if place in _sent(mapping)}
-    marker = f"sync:{uuid4()}"
+    marker = f"{MARKER}{uuid4()}"
     try:
         key = connector.create(mapping.source, marker, values)
     except Refused as error:

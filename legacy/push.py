@@ -9,8 +9,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from legacy.apply import apply, comes_back
-from legacy.connector import Changed, Misconfigured, Record, Refused
-from legacy.contact import MARKER
+from legacy.connector import MARKER, Changed, Misconfigured, Record, Refused
 from legacy.disputes import open_disputes
 from legacy.document import Document, Unmappable
 from legacy.exchange import SQL, Agreement, Change, Exchange, Kind, What

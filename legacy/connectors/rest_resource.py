@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from legacy.connector import Capabilities, Misconfigured, Record, Write
+from legacy.connector import Capabilities, Misconfigured, Record, Write, marker_in
 from legacy.connectors.rest_paging import Paging, Whole
 from legacy.connectors.rest_places import ABSENT, Raw, steps, value_at, values_at
-from legacy.connectors.tryton_places import MARKER
 
 OVERLAP_SECONDS = 60  # longer than their longest transaction: records are stamped before they are committed
 Query = Mapping[str, str]
@@ -95,9 +94,8 @@ class Resource:
 
     def known(self, raw: Raw, places: Collection[str], etag: str = "") -> Record:
         marker = value_at(raw, self.marker) if self.marker else ""
-        ours = marker if isinstance(marker, str) and MARKER.fullmatch(marker) else ""
         values = values_at(raw, places, self.rows)
-        return Record(self.key_of(raw), values, Version(raw, etag, tuple(places)), ours)
+        return Record(self.key_of(raw), values, Version(raw, etag, tuple(places)), marker_in(marker))
 
     def stamp_of(self, raw: Raw) -> dt.datetime | None:
         """When it changed, by their clock. Raises Misconfigured for what is no time."""

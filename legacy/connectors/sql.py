@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from legacy.connector import Capabilities, Changed, Misconfigured, Page, Record, Refused
+from legacy.connector import MARKER, Capabilities, Changed, Misconfigured, Page, Record, Refused, marker_in
 from legacy.connectors.sql_database import Clock, Database, fetched
 from legacy.connectors.sql_stamps import Form, packed, unpacked, window
-from legacy.connectors.sql_tables import Shape, Table, is_timestamp, key_text, marker_in, places_of, split
+from legacy.connectors.sql_tables import Shape, Table, is_timestamp, key_text, places_of, split
 
 PAGE_RECORDS = 1_000  # of one answer: bounds the memory of both sides
 OVERLAP_SECONDS = 60  # longer than the source's longest transaction: rows are stamped before they are committed
@@ -124,7 +124,7 @@ class Sql:
             if source.marker:
                 where = self._shape(connection, source.name).column(source.marker) == marker
             else:
-                where = key == self._native(connection, source, marker.removeprefix("sync:"))
+                where = key == self._native(connection, source, marker.removeprefix(MARKER))
             return list(connection.execute(sa.select(key).where(where).limit(2)).scalars())
 
         if not source.marker and source.keys == "database":
@@ -143,7 +143,7 @@ class Sql:
             if source.marker:
                 made[source.marker] = marker
             if source.keys == "ours":
-                made[source.key] = self._native(connection, source, marker.removeprefix("sync:"))
+                made[source.key] = self._native(connection, source, marker.removeprefix(MARKER))
             made |= self._touch(shape, source, source.stamps, now)
             key = _insert(connection, shape, source.key, _stored(shape, source, made))
             if source.rows:
@@ -293,7 +293,7 @@ class Sql:
             if source.deleted and deleted not in KEPT:
                 gone.append(text)
                 continue
-            mark = marker if source.marker else f"sync:{text}" if source.keys == "ours" else ""
+            mark = marker if source.marker else MARKER + text if source.keys == "ours" else ""
             records.append(Record(text, each, version if source.version else None, marker_in(mark)))
         return records, gone, last
 

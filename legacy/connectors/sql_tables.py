@@ -17,7 +17,6 @@ from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from legacy.connector import Misconfigured, Refused
 
-MARKER = re.compile(r"sync:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 QUERY = re.compile(r"\s*(select|with)\b", re.IGNORECASE)
 # Of PyMySQL's result columns.
 TIMESTAMP, BIT, DATES = 7, 16, frozenset({7, 10, 12})
@@ -184,11 +183,6 @@ class Shape:
         text = self.declared.strip().rstrip(";").replace(":", r"\:")
         names = list(connection.execute(sa.text(f"SELECT * FROM ({text}) AS source WHERE 1 = 0")).keys())
         return sa.text(text).columns(*(sa.column(each, Plain()) for each in names)).subquery("source")
-
-
-def marker_in(value: Any) -> str:
-    """Our marker; nothing where a person wrote something else there."""
-    return value if isinstance(value, str) and MARKER.fullmatch(value) else ""
 
 
 def is_timestamp(result: CursorResult[Any]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-MARKER = re.compile(r"sync:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+from legacy.connector import marker_in
 
 Raw = Mapping[str, Any]
 Commands = dict[str, Any]
@@ -55,7 +55,7 @@ def marker_at(raw: Raw, place: str) -> str:
     """Our marker in a record, wherever in the list it stands; nothing where a person wrote something else there."""
     at = spot(place)
     found = [look(each, at.leaf) for each in _list(raw, at.among)] if at.among else [look(raw, at.leaf)]
-    return next((text for text in found if isinstance(text, str) and MARKER.fullmatch(text)), "")
+    return next(filter(None, map(marker_in, found)), "")
 
 
 def fields_of(places: Collection[str], rows: str = "") -> list[str]:
