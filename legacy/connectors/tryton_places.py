@@ -40,10 +40,8 @@ def spot(place: str) -> Spot:
 
 def look(raw: Raw | None, path: str) -> Any:
     """The value at a dotted path; None where anything on the way is missing."""
-    *outer, last = path.split(".")
-    for name in outer:
-        raw = (raw or {}).get(f"{name}.")
-    return (raw or {}).get(last)
+    outer, _, name = path.rpartition(".")
+    return ((_related(raw, outer) if outer else raw) or {}).get(name)
 
 
 def value_at(raw: Raw, place: str) -> Any:
@@ -133,7 +131,11 @@ def _member(raw: Raw | None, at: Spot) -> Raw | None:
 
 
 def _list(raw: Raw | None, path: str) -> list[Raw]:
-    *outer, last = path.split(".")
-    for name in outer:
+    return _related(raw, path) or []
+
+
+def _related(raw: Raw | None, path: str) -> Any:
+    """The record, or the list of records, that a dotted path of relations leads to."""
+    for name in path.split("."):
         raw = (raw or {}).get(f"{name}.")
-    return (raw or {}).get(f"{last}.") or []
+    return raw
