@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from legacy.exchange import Change
+from legacy.exchange import Change, quiet
 from legacy.fleet_process import Message, main
 from legacy.models import Run
 from legacy.runs import end
@@ -44,16 +44,12 @@ class _Working:
         self.pipe.close()
 
 
-def _quiet(*_: object) -> None:
-    """Nobody looks on."""
-
-
 def runs(
     systems: Sequence[System],
     *,
     parallel: int,
-    tell: Tell = _quiet,
-    show: Show = _quiet,
+    tell: Tell = quiet,
+    show: Show = quiet,
     is_over: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> Iterator[Run]:
