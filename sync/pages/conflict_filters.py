@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -33,7 +34,7 @@ Lookups = list[tuple[str, str]]
 Conflicts = QuerySet[Conflict]
 
 
-class Choice(admin.SimpleListFilter):
+class Choice(admin.SimpleListFilter, ABC):
     """A filter of which only its own choices mean something: nothing is found by any other."""
 
     def queryset(self, _request: HttpRequest, found: QuerySet[Any]) -> QuerySet[Any]:
@@ -42,9 +43,9 @@ class Choice(admin.SimpleListFilter):
         known = self.value() in dict(self.lookup_choices)
         return self.chosen(found, str(self.value())) if known else found.none()
 
+    @abstractmethod
     def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
         """The conflicts of a choice."""
-        raise NotImplementedError
 
 
 class StateFilter(Choice):
