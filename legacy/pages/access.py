@@ -9,18 +9,19 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, Q, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 
 from legacy.connector import Misconfigured
 from legacy.document import Unmappable
 from legacy.mapping import F, Mapping, Rows
+from legacy.models import DeadLetter, Link
 from legacy.systems import declared
 from sync.permissions import Somebody, sees_everything, viewable_entities
 from sync.wire import Entity
@@ -29,6 +30,8 @@ RUN, ROLL_BACK = "legacy.run_system", "legacy.roll_back_run"
 DECIDE, UNLINK = "legacy.decide_deadletter", "legacy.unlink_link"
 SECRET_CHARS_MIN = 5  # a shorter one is a word that texts are full of
 NOTES_SHOWN_MAX = 12
+
+Thing = TypeVar("Thing", Link, DeadLetter)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,29 @@ def may_see(user: Somebody, system: str, mapping: str) -> bool:
     """Whether the user may see the rows of a mapping."""
     known = mapped().get((system, mapping))
     return known.entity.name in viewable_entities(user) if known else sees_everything(user)
+
+
+def found(request: HttpRequest, model: type[Thing], id: str) -> Thing:
+    """The link or the dead letter of this id. Raises Http404 and PermissionDenied."""
+    thing = model._default_manager.filter(pk=id).first() if id.isdecimal() and len(id) < 19 else None
+    if thing is None:
+        raise Http404
+    if not may_see(request.user, thing.system, thing.mapping):
+        raise PermissionDenied
+    return thing
+
+
+class Kept:
+    """Of an admin: what it has is for looking at, and neither added, changed nor deleted by hand."""
+
+    def has_add_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
+        return False
 
 
 # --- What people did --------------------------------------------------------------------------------------------------

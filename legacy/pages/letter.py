@@ -15,12 +15,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from legacy.document import Document, Unmappable
+from legacy.document import Document
 from legacy.letters import Unfit, discard, mend, retry, say
-from legacy.mapping import ABSENT, F, attname
+from legacy.mapping import F, attname
 from legacy.models import Cursor, DeadLetter, Link
 from legacy.pages import access
-from legacy.pages.values import SET, MendForm, shown
+from legacy.pages.values import SET, MendForm, in_our_terms, shown
 from legacy.rows import read
 from legacy.templatetags.legacy_pages import KINDS
 from sync.pages import words
@@ -99,31 +99,14 @@ class Case:
     @cached_property
     def document(self) -> tuple[Document, dict[str, str]]:
         """The record as our document, as far as it can be mapped, and what is wrong by our field."""
-        document: Document = {}
-        wrong: dict[str, str] = {}
         if self.mapped is None or not self.is_pull:
-            return document, wrong
-        for name, reader in self.mapped.mapping.readers.items():
-            try:
-                value = reader(self.payload, self._refer)
-            except Unmappable as error:
-                wrong[name] = access.told(str(error).removeprefix(f"{name}: "))
-            except (KeyError, TypeError, AttributeError) as error:
-                wrong[name] = access.told(f"{type(error).__name__}: {error}")
-            else:
-                document |= {} if value is ABSENT else {name: value}
-        return document, wrong
+            return {}, {}
+        return in_our_terms(self.mapped.mapping, self.letter.system, self.payload)
 
     @property
     def ours(self) -> Document:
         """In our terms, whichever way it goes."""
         return self.document[0] if self.is_pull else self.payload
-
-    def _refer(self, mapping: str, key: str) -> str:
-        found = Link.objects.filter(system=self.letter.system, mapping=mapping, key=key).first()
-        if found is None:
-            raise Unmappable(f"the {mapping} {key} that it refers to has not been taken over")
-        return str(found.row)
 
     @cached_property
     def candidates(self) -> dict[str, Document]:

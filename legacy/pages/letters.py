@@ -1,18 +1,16 @@
 """The admin's list of dead letters: counted by what is the matter, to be tried again or discarded, many at once."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Min, Model, Q, QuerySet, TextField
+from django.db.models import Count, Min, Q, QuerySet, TextField
 from django.db.models.functions import Cast
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -23,18 +21,17 @@ from unfold.admin import ModelAdmin
 from legacy.letters import discard, retry
 from legacy.models import Cursor, DeadLetter
 from legacy.pages import access
-from legacy.pages.letter import Case, letter_page
+from legacy.pages.letter import REASON_CHARS_MAX, Case, DiscardForm, letter_page
 from legacy.pages.runs import SystemFilter
 from legacy.templatetags.legacy_pages import KINDS
 from sync.pages import words
-from sync.pages.conflict_filters import AGES, AgeFilter, Choice, as_uuid
+from sync.pages.conflict_filters import AgeFilter, Choice, as_uuid
 from sync.pages.names import row_names
 
 LIST, CONFIRM = "admin/legacy/letters.html", "admin/legacy/letters_confirm.html"
 GROUPS_MAX = 12  # of the summary, the largest first
 LINES_MAX = 20  # that are told one by one, of many
 ERROR_CHARS, NAME_CHARS = 120, 48  # in the list
-REASON_CHARS_MAX = 500
 
 
 class KindFilter(Choice):
@@ -84,17 +81,12 @@ class DirectionFilter(Choice):
 
 
 class LetterAgeFilter(AgeFilter):
-    def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
-        _, days, before = AGES[value]
-        border = timezone.now() - timedelta(days=days)
-        return found.filter(first_at__lt=border) if before else found.filter(first_at__gte=border)
+    since = "first_at"
 
 
-class DiscardForm(forms.Form):
-    reason = forms.CharField(max_length=REASON_CHARS_MAX, error_messages={"required": "Say why it is left alone."})
+class LetterAdmin(access.Kept, ModelAdmin):
+    """One that is discarded stays to be read."""
 
-
-class LetterAdmin(ModelAdmin):
     change_list_template = LIST
     list_display = ("what", "kind_badge", "system", "way", "why", "since", "next_try")
     list_display_links = ("what",)
@@ -123,15 +115,6 @@ class LetterAdmin(ModelAdmin):
             return (queryset.filter(Q(key=str(known)) | Q(run=known)) if term else queryset), False
         texts = queryset.alias(payload_text=Cast("payload", TextField()))
         return texts.filter(Q(key=term) | Q(error__icontains=term) | Q(payload_text__icontains=term)), False
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False  # it is discarded, and stays to be read
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return access.may(request, access.DECIDE)
@@ -199,12 +182,7 @@ class LetterAdmin(ModelAdmin):
     ) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        key = object_id or ""
-        letter = DeadLetter.objects.filter(pk=key).first() if key.isdecimal() and len(key) < 19 else None
-        if letter is None:
-            raise Http404
-        if not access.may_see(request.user, letter.system, letter.mapping):
-            raise PermissionDenied
+        letter = access.found(request, DeadLetter, object_id or "")
         return letter_page(Case(request, letter, self.admin_site.each_context(request) | (extra_context or {})))
 
     # --- many ---

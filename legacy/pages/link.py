@@ -13,12 +13,11 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from legacy.connector import Changed, Misconfigured, Record, Refused, Unreachable
-from legacy.document import Document, Unmappable
-from legacy.mapping import ABSENT
+from legacy.document import Document
 from legacy.models import DeadLetter, Link, Waiting
 from legacy.pages import access
 from legacy.pages.plan import lines_told
-from legacy.pages.values import shown
+from legacy.pages.values import in_our_terms, shown
 from legacy.rows import read
 from legacy.systems import system
 from sync.pages import words
@@ -64,23 +63,9 @@ class Case:
     @cached_property
     def document(self) -> tuple[Document, dict[str, str]]:
         """Their record in our terms, as far as it can be mapped, and what is wrong by our field."""
-        document: Document = {}
-        wrong: dict[str, str] = {}
-        for name, reader in self.mapped.mapping.readers.items() if self.mapped and self.theirs else ():
-            assert self.theirs is not None
-            try:
-                value = reader(self.theirs.values, self._refer)
-            except (Unmappable, KeyError, TypeError, AttributeError) as error:
-                wrong[name] = access.told(str(error))
-            else:
-                document |= {} if value is ABSENT else {name: value}
-        return document, wrong
-
-    def _refer(self, mapping: str, key: str) -> str:
-        found = Link.objects.filter(system=self.link.system, mapping=mapping, key=key).first()
-        if found is None:
-            raise Unmappable(f"the {mapping} {key} that it refers to has not been taken over")
-        return str(found.row)
+        if self.mapped is None or self.theirs is None:
+            return {}, {}
+        return in_our_terms(self.mapped.mapping, self.link.system, self.theirs.values)
 
     @cached_property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError, connection, transaction
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -85,7 +85,9 @@ class StateFilter(Choice):
         return found.filter(state=value)
 
 
-class RunAdmin(ModelAdmin):
+class RunAdmin(access.Kept, ModelAdmin):
+    """What a run wrote is signed with it, so that it is not deleted."""
+
     change_list_template = LIST
     list_display = ("when", "system", "state_badge", "trigger", "took", "did")
     list_display_links = ("when",)
@@ -100,15 +102,6 @@ class RunAdmin(ModelAdmin):
     class Media:
         css = {"all": ["sync/record.css", "legacy/legacy.css"]}
         js = ["legacy/refresh.js"]
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False  # what it wrote is signed with it
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.rollback_view)

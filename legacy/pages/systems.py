@@ -42,17 +42,8 @@ class PauseForm(forms.Form):
     reason = forms.CharField(max_length=REASON_CHARS_MAX, error_messages={"required": "Say why it is paused."})
 
 
-class SystemAdmin(ModelAdmin):
+class SystemAdmin(access.Kept, ModelAdmin):
     """Systems are declared in code: there is an overview, and nothing to add, change or delete."""
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
 
     def has_view_permission(self, request: HttpRequest, _obj: Model | None = None) -> bool:
         return holds(request.user, "view", Run)

@@ -11,6 +11,11 @@ from django import forms
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from legacy.document import Document, Unmappable
+from legacy.mapping import ABSENT
+from legacy.mapping import Mapping as Declared
+from legacy.models import Link
+from legacy.pages.access import told
 from legacy.stored import Decoder, Encoder
 
 VALUE_CHARS_MAX = 400  # that are shown of one value
@@ -81,6 +86,29 @@ def _as_before(value: Any, before: Any) -> Any:
     if type(value) is not type(before):
         raise ValueError("Write a list." if isinstance(before, list) else "Write an object.")
     return value
+
+
+def in_our_terms(mapping: Declared, system: str, values: Mapping[str, Any]) -> tuple[Document, dict[str, str]]:
+    """A record of theirs as our document, as far as it can be mapped, and what is wrong by our field."""
+
+    def refer(name: str, key: str) -> str:
+        link = Link.objects.filter(system=system, mapping=name, key=key).first()
+        if link is None:
+            raise Unmappable(f"the {name} {key} that it refers to has not been taken over")
+        return str(link.row)
+
+    document: Document = {}
+    wrong: dict[str, str] = {}
+    for name, reader in mapping.readers.items():
+        try:
+            value = reader(values, refer)
+        except Unmappable as error:
+            wrong[name] = told(str(error).removeprefix(f"{name}: "))
+        except (KeyError, TypeError, AttributeError) as error:
+            wrong[name] = told(f"{type(error).__name__}: {error}")
+        else:
+            document |= {} if value is ABSENT else {name: value}
+    return document, wrong
 
 
 class MendForm(forms.Form):

@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
@@ -13,6 +13,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget
 
 from devices.models import validate_scope
+from legacy.pages.access import Kept
 from legacy.secret import seal
 from legacy.webhooks.bodies import told
 from legacy.webhooks.feed import WAITING_SHOWN_MAX, begin, waiting
@@ -33,20 +34,7 @@ TONES = {
 SKIPPED_SHOWN_MAX = 20  # of the rows of a delivery that is skipped
 
 
-class _Kept:
-    """What came in is for looking at."""
-
-    def has_add_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False
-
-
-class HintInline(_Kept, TabularInline):
+class HintInline(Kept, TabularInline):
     model = Hint
     fields = ("mapping", "key", "state", "outcome", "error", "attempts")
     extra = 0
@@ -54,7 +42,7 @@ class HintInline(_Kept, TabularInline):
 
 
 @admin.register(Operation)
-class OperationAdmin(_Kept, ModelAdmin):
+class OperationAdmin(Kept, ModelAdmin):
     list_display = ("came_at", "system", "state", "error")
     list_filter = ("system", "came_at", ("error", admin.EmptyFieldListFilter))
     search_fields = ("id", "hints__key")
@@ -77,7 +65,7 @@ class OperationAdmin(_Kept, ModelAdmin):
 
 
 @admin.register(Hint)
-class HintAdmin(_Kept, ModelAdmin):
+class HintAdmin(Kept, ModelAdmin):
     list_display = ("mapping", "key", "system", "state", "outcome", "error", "attempts", "next_at")
     list_filter = ("state", "outcome", "system", "mapping")
     search_fields = ("key",)

@@ -124,6 +124,7 @@ class PolicyFilter(Choice):
 class AgeFilter(Choice):
     title = "age"
     parameter_name = "age"
+    since = "created_at"  # the field that it goes by
 
     def lookups(self, _request: HttpRequest, _page: Any) -> Lookups:
         return [(key, label) for key, (label, _, _) in AGES.items()]
@@ -131,7 +132,7 @@ class AgeFilter(Choice):
     def chosen(self, found: QuerySet[Any], value: str) -> QuerySet[Any]:
         _, days, before = AGES[value]
         border = timezone.now() - timedelta(days=days)
-        return found.filter(created_at__lt=border) if before else found.filter(created_at__gte=border)
+        return found.filter(**{f"{self.since}__{'lt' if before else 'gte'}": border})
 
 
 def search(found: QuerySet[Any], term: str) -> QuerySet[Any]:
