@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import TransactionTestCase
 from hypothesis import settings
 
-pytest_plugins = ["tests.integration.legacy_sql_support"]  # servers that several files share
+pytest_plugins = ["tests.integration.legacy_sql_support", "tests.integration.rest_support"]  # servers that files share
 
 settings.register_profile("shared machine", deadline=None)  # how long a case takes says nothing there
 settings.load_profile("shared machine")

@@ -1,8 +1,9 @@
 """Real Chromium, as people use the admin with it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,17 @@ def staff(server: Server, name: str, *permissions: str) -> str:
     script = _STAFF.format(name=name, password=PASSWORD, permissions=permissions)
     server.manage("shell", "--no-imports", "-c", script)
     return name
+
+
+def pictured(page: Page, address: str, picture: Path, prepare: Callable[[Page], None] | None = None) -> None:
+    """Take a page's picture, as it is once it was prepared. It has no barriers."""
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    if prepare is not None:
+        prepare(page)
+    assert barriers(page, "body") == []
+    page.screenshot(path=picture, animations="disabled", caret="hide")
+    assert picture.stat().st_size > 10_000
 
 
 def barriers(page: Page, within: str = "html") -> list[str]:

@@ -3,12 +3,15 @@
 A test that needs the server to itself, or other settings, takes `acceptance_support.running_server` instead.
 """
 
+import os
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, StorageState
 
+from syncserver import environment
 from tests.acceptance.acceptance_support import Server, running_server
 from tests.acceptance.browser_support import launched, logged_in
 
@@ -34,6 +37,13 @@ def session(browser: Browser, server: Server) -> StorageState:
     """The cookies of an administrator who has logged in."""
     name, password = server.superuser(f"boss-{uuid.uuid4().hex[:8]}", "a long pass phrase")
     return logged_in(browser, server, name, password)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pictures of pages go: the folder that PICTURES names, or one of pytest's."""
+    wanted = os.environ.get("PICTURES")
+    return environment.BASE_DIR / wanted if wanted else tmp_path_factory.mktemp("images")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, StorageState, expect
 
-from syncserver import environment
 from tests.acceptance.acceptance_support import Server, running_server
-from tests.acceptance.browser_support import barriers, logged_in, needs_chromium, opened
+from tests.acceptance.browser_support import barriers, logged_in, needs_chromium, opened, pictured
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
@@ -42,12 +41,6 @@ def places(server: Server) -> Places:
 @pytest.fixture(scope="module")
 def anna(browser: Browser, server: Server) -> StorageState:
     return logged_in(browser, server, "anna")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    wanted = os.environ.get("PICTURES")
-    return environment.BASE_DIR / wanted if wanted else tmp_path_factory.mktemp("images")
 
 
 def choosing(page: Page) -> None:
@@ -85,17 +78,11 @@ def test_picture_shows_a_page_without_a_fault(
     server: Server,
     anna: StorageState,
     places: Places,
-    folder: Path,
+    pictures: Path,
 ) -> None:
     with opened(browser, server, anna, color_scheme=scheme, viewport={"width": WIDTH, "height": height}) as page:
-        page.goto(places[name])
-        page.wait_for_load_state("networkidle")
-        if prepare is not None:
-            prepare(page)
-        assert barriers(page, "body") == []
-        picture = folder / f"legacy-{name}{'-dark' if scheme == 'dark' else ''}.png"
-        page.screenshot(path=picture, animations="disabled", caret="hide")
-        assert picture.stat().st_size > 10_000
+        picture = pictures / f"legacy-{name}{'-dark' if scheme == 'dark' else ''}.png"
+        pictured(page, places[name], picture, prepare)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -104,7 +91,7 @@ def test_picture_shows_a_page_without_a_fault(
     ["systems", "runs", "run", "rollback", "plan", "dead-letters", "dead-letter", "unclear-record", "link", "links"],
 )
 def test_page_works_on_a_phone(
-    name: str, scheme: Any, browser: Browser, server: Server, anna: StorageState, places: Places, folder: Path
+    name: str, scheme: Any, browser: Browser, server: Server, anna: StorageState, places: Places, pictures: Path
 ) -> None:
     with opened(browser, server, anna, color_scheme=scheme, viewport={"width": 375, "height": 740}) as page:
         page.goto(places[name])
@@ -112,7 +99,7 @@ def test_page_works_on_a_phone(
         assert barriers(page, "body") == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
         if not os.environ.get("PICTURES"):
-            page.screenshot(path=folder / f"phone-{name}-{scheme}.png", full_page=True)
+            page.screenshot(path=pictures / f"phone-{name}-{scheme}.png", full_page=True)
 
 
 def test_front_page_tells_the_systems_that_need_somebody(

@@ -5,7 +5,6 @@ They are taken each time, into pytest's folder, and into that of the docs where 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, StorageState, expect
 
-from syncserver import environment
 from tests.acceptance.acceptance_support import Server, running_server
-from tests.acceptance.browser_support import barriers, logged_in, needs_chromium, opened
+from tests.acceptance.browser_support import logged_in, needs_chromium, opened, pictured
 
 pytestmark = needs_chromium
 
@@ -41,12 +39,6 @@ def places(server: Server) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def anna(browser: Browser, server: Server) -> StorageState:
     return logged_in(browser, server, "anna")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    wanted = os.environ.get("PICTURES")
-    return environment.BASE_DIR / wanted if wanted else tmp_path_factory.mktemp("images")
 
 
 def picking(page: Page) -> None:
@@ -87,15 +79,9 @@ def test_picture_shows_a_page_without_a_fault(
     server: Server,
     anna: StorageState,
     places: dict[str, str],
-    folder: Path,
+    pictures: Path,
 ) -> None:
     with opened(browser, server, anna, color_scheme=scheme, viewport={"width": WIDTH, "height": height}) as page:
-        page.goto(places[name])
-        page.wait_for_load_state("networkidle")
-        if prepare is not None:
-            prepare(page)
-        assert barriers(page, "body") == []
-        picture = folder / f"{name}{'-dark' if scheme == 'dark' else ''}.png"
-        page.screenshot(path=picture, animations="disabled", caret="hide")
-        assert picture.stat().st_size > 10_000
+        picture = pictures / f"{name}{'-dark' if scheme == 'dark' else ''}.png"
+        pictured(page, places[name], picture, prepare)
         page.evaluate("window.onbeforeunload = null")

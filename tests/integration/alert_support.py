@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 
 from aiosmtpd.controller import Controller
 from pytest_django import Settings
@@ -51,10 +51,17 @@ class Receiver:
         return [alert["subject"] for data in self.events(kind) for alert in data["alerts"]]
 
 
+class Taker(Protocol):
+    """What takes what is posted, and says with which status and headers it is answered."""
+
+    headers: dict[str, str]
+
+    def take(self, body: bytes, headers: dict[str, str], /) -> int: ...
+
+
 @contextmanager
-def receiver(settings: Settings | None = None) -> Iterator[Receiver]:
-    """A receiver on loopback; with `settings`, it is the one that they name."""
-    here = Receiver()
+def listening(here: Taker) -> Iterator[str]:
+    """The address of a web server on loopback for it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -72,18 +79,28 @@ def receiver(settings: Settings | None = None) -> Iterator[Receiver]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    here.url = f"http://127.0.0.1:{server.server_port}/alerts"
-    if settings is not None:
-        settings.SYNC_ALERT_WEBHOOK_URLS = [*settings.SYNC_ALERT_WEBHOOK_URLS, here.url]
-        settings.SYNC_ALERT_WEBHOOK_SECRETS = [SECRET]
-        settings.SYNC_ALERT_WEBHOOK_LOOPBACK = True
     try:
-        yield here
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        here.hold.set()
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def receiver(settings: Settings | None = None) -> Iterator[Receiver]:
+    """A receiver on loopback; with `settings`, it is the one that they name."""
+    here = Receiver()
+    with listening(here) as address:
+        here.url = f"{address}/alerts"
+        if settings is not None:
+            settings.SYNC_ALERT_WEBHOOK_URLS = [*settings.SYNC_ALERT_WEBHOOK_URLS, here.url]
+            settings.SYNC_ALERT_WEBHOOK_SECRETS = [SECRET]
+            settings.SYNC_ALERT_WEBHOOK_LOOPBACK = True
+        try:
+            yield here
+        finally:
+            here.hold.set()
 
 
 class Post:

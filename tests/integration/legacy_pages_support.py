@@ -1,17 +1,14 @@
-"""Two systems for pages to show, declared as a deployment declares its own, and people who may do some of it."""
+"""Two systems for pages to show, declared as a deployment declares its own."""
 
 from typing import Any
-
-from django.contrib.auth.models import Permission, User
-from django.test import Client
 
 from legacy.mapping import Same
 from legacy.models import DeadLetter, Run
 from legacy.runs import run
 from legacy.systems import System
 from tests.integration.legacy_support import CUSTOMER, ORDER, PRODUCT, Ledger
+from tests.integration.pages_support import EVIL
 
-EVIL = "<script>alert(1)</script>"
 LEDGER, CRM = Ledger(), Ledger()
 SYSTEMS = (
     System("ledger", lambda: LEDGER, (CUSTOMER, PRODUCT, ORDER)),
@@ -25,17 +22,6 @@ NEARLY = (Same("name", by="letters", sure=False),)
 def sync(**how: Any) -> Run:
     """A run of `ledger`, as the command makes it."""
     return run(SYSTEMS[0], **how)
-
-
-def clerk(*permissions: str) -> Client:
-    """Somebody of the staff who may do just this, logged in."""
-    user = User.objects.create_user(f"clerk{User.objects.count()}", password="x", is_staff=True)
-    for each in permissions:
-        app, _, codename = each.partition(".")
-        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def failed(**more: Any) -> DeadLetter:

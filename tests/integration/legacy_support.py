@@ -67,6 +67,20 @@ class Killed(BaseException):
     """The process is gone: nothing may catch it."""
 
 
+def killed_at(connector: Any, call: int) -> Any:
+    """The connector, whose user is killed in this call of `changes`, after the page was read; 0: in none."""
+    real, calls = connector.changes, itertools.count(1)
+
+    def changes(*arguments: Any) -> Page:
+        page: Page = real(*arguments)
+        if next(calls) == call:
+            raise Killed
+        return page
+
+    connector.changes = changes
+    return connector
+
+
 class Ledger:
     """Records by source and key, each change stamped. Keys are numbers, as in most systems."""
 

@@ -7,19 +7,24 @@ import base64
 import datetime as dt
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import RLock, Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import pytest
+
 from legacy.connector import Record
+from legacy.connectors import rest_http
 from legacy.connectors.rest import Rest
 from legacy.connectors.rest_resource import Resource
+from tests.integration.misbehaving import Misbehaving
 
 Answer = tuple[int, dict[str, str], Any]
 Query = dict[str, str]
+Make = Callable[..., Rest]
 MARKER = "sync:00000000-0000-4000-8000-000000000001"
 PLACES = ("name", "address.city", "price")
 THINGS = Resource(
@@ -287,3 +292,45 @@ def one(rest: Rest, key: str, source: Resource = THINGS) -> Record:
 
 def keys(records: list[Record]) -> list[str]:
     return [record.key for record in records]
+
+
+# --- Fixtures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    yield from serve(Api())
+
+
+@pytest.fixture
+def proxy(api: Api) -> Iterator[Misbehaving]:
+    with Misbehaving(api.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long it would have waited between tries, in seconds; it does not."""
+    waited: list[float] = []
+    monkeypatch.setattr(rest_http, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
+def rest(proxy: Misbehaving) -> Iterator[Rest]:
+    rest = Rest(proxy.url, whoami="/me", who="login")
+    yield rest
+    rest.close()
+
+
+@pytest.fixture
+def connect(proxy: Misbehaving, waits: list[float]) -> Iterator[Make]:
+    made: list[Rest] = []
+
+    def make(url: str = "", **options: Any) -> Rest:
+        made.append(Rest(url or proxy.url, **({"whoami": "/me", "who": "login"} | options)))
+        return made[-1]
+
+    yield make
+    for rest in made:
+        rest.close()

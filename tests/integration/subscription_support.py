@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from standardwebhooks.webhooks import Webhook
@@ -13,6 +12,7 @@ from legacy.secret import seal
 from legacy.webhooks.feed import begin
 from legacy.webhooks.outbox import new_secret
 from legacy.webhooks.subscriptions import Subscription
+from tests.integration.alert_support import listening
 
 
 class Receiver:
@@ -60,30 +60,9 @@ class Receiver:
 @contextmanager
 def receiver() -> Iterator[Receiver]:
     here = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = here.take(body, {name.lower(): value for name, value in self.headers.items()})
-            self.send_response(status)
-            for name, value in here.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    here.url = f"http://127.0.0.1:{server.server_port}/hook"
-    try:
+    with listening(here) as address:
+        here.url = f"{address}/hook"
         yield here
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def subscribe(here: Receiver, *entities: str, whole: bool = False, **more: Any) -> Subscription:

@@ -9,10 +9,10 @@ from django.test import Client
 from entities.models import Contact, Customer, Product
 from sync.models import Conflict, Decision
 from tests.integration.conflict_pages_support import address, decide, filled, met, read, somebody, text_of
+from tests.integration.pages_support import EVIL
 from tests.integration.sync_support import TestDevice, delete, history, update
 
 pytestmark = pytest.mark.django_db
-EVIL = "<script>alert(1)</script>"
 
 
 @pytest.fixture

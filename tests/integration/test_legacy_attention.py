@@ -18,7 +18,8 @@ from sync.alerts import texts
 from sync.alerts.run import run as tell
 from sync.models import Alert
 from tests.integration import legacy_pages_support as scene
-from tests.integration.legacy_pages_support import EVIL, clerk, failed
+from tests.integration.legacy_pages_support import failed
+from tests.integration.pages_support import EVIL, clerk
 from tests.integration.test_metrics import scraped
 
 pytestmark = pytest.mark.django_db(transaction=True)

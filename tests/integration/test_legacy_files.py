@@ -22,7 +22,7 @@ from legacy.models import Cursor, Run
 from legacy.runs import run
 from legacy.systems import System
 from sync.models import History
-from tests.integration.legacy_support import Killed
+from tests.integration.legacy_support import Killed, killed_at
 
 CSV = Drop("customers-*.csv", key="nr")
 JSONL = Drop("customers-*.jsonl", key="nr", format="jsonl")
@@ -516,16 +516,7 @@ def names() -> dict[str | None, str]:
 
 def sync(folder: Folder, dies_at: int = 0, mapping: Mapping = CUSTOMER, **options: Any) -> Run:
     """A run; `dies_at`: the call of `changes` in which its process is killed, after the page was read."""
-    connector = folder.connect()
-    real, calls = connector.changes, iter(range(1, 1_000))
-
-    def changes(*arguments: Any) -> Page:
-        page = real(*arguments)
-        if next(calls) == dies_at:
-            raise Killed
-        return page
-
-    connector.changes = changes  # type: ignore[method-assign, assignment]
+    connector = killed_at(folder.connect(), dies_at)
     return run(System("folder", lambda: connector, (mapping,)), **options)
 
 

@@ -17,8 +17,9 @@ from entities.models import Customer
 from legacy import systems
 from legacy.models import Counterpart, DeadLetter, Link, Plan, Run, Waiting
 from tests.integration import legacy_pages_support as scene
-from tests.integration.legacy_pages_support import EVIL, RUN, SYSTEM, clerk, failed, sync
+from tests.integration.legacy_pages_support import RUN, SYSTEM, failed, sync
 from tests.integration.legacy_support import down
+from tests.integration.pages_support import EVIL, clerk, shown
 
 pytestmark = pytest.mark.django_db(transaction=True)
 VIEW = "legacy.view_run"
@@ -40,14 +41,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     monkeypatch.setattr("legacy.start.spawn", lambda *options: found.append(options))
     return found
-
-
-def shown(client: Client, address: str, status: int = 200) -> str:
-    answer = client.get(address)
-    assert answer.status_code == status, answer.content[:500]
-    found = answer.content.decode()
-    assert EVIL not in found
-    return " ".join(unescape(found).split())
 
 
 def post(client: Client, address: str, **data: Any) -> str:

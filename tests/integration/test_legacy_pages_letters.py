@@ -13,9 +13,10 @@ from pytest_django import Settings
 from entities.models import Customer, Product
 from legacy.models import DeadLetter, Link
 from tests.integration import legacy_pages_support as scene
-from tests.integration.legacy_pages_support import EVIL, LETTER, LINK, clerk, failed, sync
+from tests.integration.legacy_pages_support import LETTER, LINK, failed, sync
 from tests.integration.legacy_support import down
-from tests.integration.test_legacy_pages import declared, post, shown
+from tests.integration.pages_support import EVIL, clerk, shown
+from tests.integration.test_legacy_pages import declared, post
 
 __all__ = ["declared"]
 pytestmark = pytest.mark.django_db(transaction=True)

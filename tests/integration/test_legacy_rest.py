@@ -1,7 +1,6 @@
 """How the connector for JSON APIs reads lists: by the page, and what changed since."""
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from legacy.connectors.rest import Rest
 from legacy.connectors.rest_paging import Cursor, LinkHeader, Offset, PageNumber, Paging, Patience, Whole
 from legacy.connectors.rest_resource import Resource
 from tests.integration.misbehaving import Misbehaving, after, pass_on
-from tests.integration.rest_support import PLACES, START, THINGS, Api, a_pass, keys, serve
+from tests.integration.rest_support import PLACES, START, THINGS, Api, a_pass, keys
 
 PAGINGS: dict[str, Paging] = {
     "whole": Whole(),
@@ -23,24 +22,6 @@ PAGINGS: dict[str, Paging] = {
     "link": LinkHeader(size=3),
     "body": LinkHeader(body="next", size=3),
 }
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    yield from serve(Api())
-
-
-@pytest.fixture
-def proxy(api: Api) -> Iterator[Misbehaving]:
-    with Misbehaving(api.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def rest(proxy: Misbehaving) -> Iterator[Rest]:
-    rest = Rest(proxy.url, whoami="/me", who="login")
-    yield rest
-    rest.close()
 
 
 def settled(rest: Rest, source: Resource) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 import datetime as dt
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from legacy.connector import Misconfigured, Refused
-from legacy.connectors import rest_http
 from legacy.connectors.rest import Rest
 from legacy.connectors.rest_auth import ApiKey, Auth, Basic, Bearer, OAuth2
 from legacy.connectors.rest_paging import LinkHeader
@@ -20,46 +19,11 @@ from tests.integration.misbehaving import (
     answer,
     busy,
 )
-from tests.integration.rest_support import MARKER, START, Api, serve
+from tests.integration.rest_support import MARKER, START, Api, Make
 
 THINGS = Resource("/things", records="data", one="/things/{key}")
 SECRET = "s3cret"  # is in every secret of the tests
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    yield from serve(Api())
-
-
-@pytest.fixture
-def proxy(api: Api) -> Iterator[Misbehaving]:
-    with Misbehaving(api.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long it would have waited between tries, in seconds; it does not."""
-    waited: list[float] = []
-    monkeypatch.setattr(rest_http, "sleep", waited.append)
-    return waited
-
-
-Make = Callable[..., Rest]
-
-
-@pytest.fixture
-def connect(proxy: Misbehaving, waits: list[float]) -> Iterator[Make]:
-    made: list[Rest] = []
-
-    def make(url: str = "", **options: Any) -> Rest:
-        made.append(Rest(url or proxy.url, **({"whoami": "/me", "who": "login"} | options)))
-        return made[-1]
-
-    yield make
-    for rest in made:
-        rest.close()
 
 
 def auth_for(kind: str, proxy: Misbehaving, wrong: bool = False) -> Auth:

@@ -1,13 +1,9 @@
 """How the connector for JSON APIs waits and gives up, and what is no answer: real HTTP that misbehaves on purpose."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 
 from legacy.connector import Misconfigured, Unreachable
 from legacy.connectors import rest_http
-from legacy.connectors.rest import Rest
 from legacy.connectors.rest_http import TRIES_MAX, WAIT_SECONDS_MAX, Limits
 from legacy.connectors.rest_resource import Resource
 from tests.integration.misbehaving import (
@@ -22,45 +18,10 @@ from tests.integration.misbehaving import (
     lose_answer,
     lose_request,
 )
-from tests.integration.rest_support import MARKER, Api, serve
+from tests.integration.rest_support import MARKER, Api, Make
 
 THINGS = Resource("/things", records="data", one="/things/{key}")
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    yield from serve(Api())
-
-
-@pytest.fixture
-def proxy(api: Api) -> Iterator[Misbehaving]:
-    with Misbehaving(api.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long it would have waited between tries, in seconds; it does not."""
-    waited: list[float] = []
-    monkeypatch.setattr(rest_http, "sleep", waited.append)
-    return waited
-
-
-Make = Callable[..., Rest]
-
-
-@pytest.fixture
-def connect(proxy: Misbehaving, waits: list[float]) -> Iterator[Make]:
-    made: list[Rest] = []
-
-    def make(url: str = "", **options: Any) -> Rest:
-        made.append(Rest(url or proxy.url, **({"whoami": "/me", "who": "login"} | options)))
-        return made[-1]
-
-    yield make
-    for rest in made:
-        rest.close()
 
 
 # --- Tried again, and given up ----------------------------------------------------------------------------------------

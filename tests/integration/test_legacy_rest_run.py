@@ -54,12 +54,6 @@ def api() -> Iterator[Api]:
     yield from serve(Api(paging="page", size=2))
 
 
-@pytest.fixture
-def proxy(api: Api) -> Iterator[Misbehaving]:
-    with Misbehaving(api.url) as proxy:
-        yield proxy
-
-
 def sync(proxy: Misbehaving, **options: Any) -> Run:
     return run(
         System("things", lambda: Rest(proxy.url, whoami="/me", who="login", resources=(THINGS,)), (CUSTOMER,)),

@@ -1,7 +1,6 @@
 """What the connector for JSON APIs makes of a record, writes once and overwrites never, and says that it can do."""
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -13,25 +12,7 @@ from legacy.connectors.rest import Rest
 from legacy.connectors.rest_resource import Resource
 from legacy.connectors.rest_write import same
 from tests.integration.misbehaving import Misbehaving, answer, lose_answer, twice
-from tests.integration.rest_support import MARKER, PLACES, THINGS, Api, a_pass, keys, one, serve
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    yield from serve(Api())
-
-
-@pytest.fixture
-def proxy(api: Api) -> Iterator[Misbehaving]:
-    with Misbehaving(api.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def rest(proxy: Misbehaving) -> Iterator[Rest]:
-    rest = Rest(proxy.url, whoami="/me", who="login")
-    yield rest
-    rest.close()
+from tests.integration.rest_support import MARKER, PLACES, THINGS, Api, a_pass, keys, one
 
 
 @pytest.fixture

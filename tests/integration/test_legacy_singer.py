@@ -23,7 +23,7 @@ from legacy.models import Run
 from legacy.runs import run
 from legacy.systems import System
 from sync.models import History
-from tests.integration.legacy_support import Killed
+from tests.integration.legacy_support import Killed, killed_at
 
 FAULTY = (sys.executable, str(Path(__file__).with_name("singer_fault_tap.py")))
 REAL = "meltanolabs-tap-postgres==0.10.0"
@@ -383,15 +383,7 @@ CUSTOMER = Mapping(
 
 def sync(connector: Singer, mapping: Mapping = CUSTOMER, dies_at: int = 0) -> Run:
     """A run; `dies_at`: the call of `changes` in which its process is killed, after the page was read."""
-    real, calls = connector.changes, iter(range(1, 1_000))
-
-    def changes(*arguments: Any) -> Page:
-        page = real(*arguments)
-        if next(calls) == dies_at:
-            raise Killed
-        return page
-
-    connector.changes = changes  # type: ignore[method-assign, assignment]
+    killed_at(connector, dies_at)
     return run(System("tap", lambda: connector, (mapping,)))
 
 

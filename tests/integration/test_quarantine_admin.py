@@ -3,11 +3,10 @@
 import json
 import re
 import uuid
-from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.http import HttpRequest
 from django.test import Client
 
@@ -17,10 +16,10 @@ from sync.pages.mend import MendForm, sent_by
 from sync.pages.timeline import row_now
 from sync.wire import entities
 from tests.integration.conflict_support import rev_of
+from tests.integration.pages_support import EVIL, clerk, shown, text
 from tests.integration.sync_support import Row, TestDevice, contact, create, delete, employee, new_id, update
 
 pytestmark = pytest.mark.django_db
-EVIL = "<script>alert(1)</script>"
 LIST = "/admin/sync/rejection/"
 MEND = ("sync.change_rejection", "entities.view_contact", "entities.change_contact", "entities.add_contact")
 
@@ -47,18 +46,6 @@ def page(rejection: Rejection) -> str:
     return f"{LIST}{rejection.pk}/change/"
 
 
-def shown(client: Client, address: str, status: int = 200) -> str:
-    answer = client.get(address)
-    assert answer.status_code == status
-    return text(answer)
-
-
-def text(answer: Any) -> str:
-    found = answer.content.decode()
-    assert EVIL not in found
-    return " ".join(unescape(found).split())
-
-
 def sent(rejection: Rejection, **changed: Any) -> dict[str, Any]:
     """The form as a browser sends it, with some of its fields changed."""
     request = HttpRequest()
@@ -75,15 +62,6 @@ def sent(rejection: Rejection, **changed: Any) -> dict[str, Any]:
 
 def mend(client: Client, rejection: Rejection, **changed: Any) -> Any:
     return client.post(page(rejection), sent(rejection, **changed), follow=True)
-
-
-def clerk(client: Client, *permissions: str) -> Client:
-    user = User.objects.create_user(f"clerk-{uuid.uuid4().hex[:6]}", is_staff=True)
-    for name in permissions:
-        app, _, codename = name.partition(".")
-        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-    client.force_login(user)
-    return client
 
 
 # --- the list
@@ -141,10 +119,10 @@ def test_list_leaves_out_what_is_decided(admin_client: Client, device: TestDevic
     assert "1 rejection" in shown(admin_client, f"{LIST}?state=discarded")
 
 
-def test_list_holds_only_entities_that_the_person_may_see(client: Client, device: TestDevice) -> None:
+def test_list_holds_only_entities_that_the_person_may_see(device: TestDevice) -> None:
     bad_email(device)
     refused(device, create("customer", name=""))
-    found = shown(clerk(client, "sync.view_rejection", "entities.view_contact"), LIST)
+    found = shown(clerk("sync.view_rejection", "entities.view_contact"), LIST)
     assert "1 rejection" in found
     assert "Customer" not in found
 
@@ -306,10 +284,10 @@ def test_reference_is_chosen_by_name(admin_client: Client, device: TestDevice) -
     assert Contact.objects.get().customer == customer
 
 
-def test_reference_does_not_tell_of_rows_that_the_person_may_not_see(client: Client, device: TestDevice) -> None:
+def test_reference_does_not_tell_of_rows_that_the_person_may_not_see(device: TestDevice) -> None:
     customer = Customer.objects.create(name="A secret customer")
     rejection = bad_email(device, customer_id=str(customer.pk))
-    found = shown(clerk(client, *MEND), page(rejection))
+    found = shown(clerk(*MEND), page(rejection))
     assert "A secret customer" not in found
     assert str(customer.pk) in found
 
@@ -402,13 +380,13 @@ def test_what_was_decided_meanwhile_is_not_decided_again(admin_client: Client, d
     assert not Contact.objects.exists()
 
 
-def test_what_goes_with_it_is_not_shown_to_who_may_not_see_it(client: Client, device: TestDevice) -> None:
+def test_what_goes_with_it_is_not_shown_to_who_may_not_see_it(device: TestDevice) -> None:
     customer, group = new_id(), new_id()
     parent = refused(device, create("customer", row=customer, name=""), create(first_name="Ana", customer_id=customer))
     grouped = refused(
         device, create("customer", name="") | {"group": group}, create(first_name="Eva") | {"group": group}
     )
-    clerk(client, *(name.replace("contact", "customer") for name in MEND))
+    client = clerk(*(name.replace("contact", "customer") for name in MEND))
     for rejection in (parent, grouped):
         found = shown(client, page(rejection))
         assert "Discard it instead" in found
@@ -490,11 +468,9 @@ def test_too_many_at_once_are_refused(admin_client: Client, device: TestDevice, 
         (MEND, 200, 302),
     ],
 )
-def test_who_may_see_and_decide(
-    permissions: tuple[str, ...], see: int, decide: int, client: Client, device: TestDevice
-) -> None:
+def test_who_may_see_and_decide(permissions: tuple[str, ...], see: int, decide: int, device: TestDevice) -> None:
     rejection = bad_email(device)
-    clerk(client, *permissions)
+    client = clerk(*permissions)
     assert client.get(page(rejection)).status_code == see
     assert act(client, "discard_selected", rejection, confirmed="1", reason="x").status_code in {200, 403}
     assert Rejection.objects.get().state == ("discarded" if decide == 302 else "open")
@@ -502,8 +478,8 @@ def test_who_may_see_and_decide(
     assert client.post(page(rejection), {"discard": "1", "reason": "x"}).status_code == decide
 
 
-def test_page_does_not_offer_what_the_person_may_not_do(client: Client, device: TestDevice) -> None:
-    found = shown(clerk(client, "sync.view_rejection", "entities.view_contact"), page(bad_email(device)))
+def test_page_does_not_offer_what_the_person_may_not_do(device: TestDevice) -> None:
+    found = shown(clerk("sync.view_rejection", "entities.view_contact"), page(bad_email(device)))
     assert "You may look at it" in found
     assert "Discard it instead" not in found
 

@@ -2,11 +2,9 @@
 
 import uuid
 from datetime import timedelta
-from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
@@ -16,35 +14,14 @@ from sync.models import History
 from sync.pages import timeline
 from sync.wire import entities
 from tests.integration.conflict_support import disputed, rev_of
+from tests.integration.pages_support import EVIL, clerk, shown, text
 from tests.integration.sync_support import TestDevice, contact, create, delete, update
 
 pytestmark = pytest.mark.django_db
-EVIL = "<script>alert(1)</script>"
 
 
 def address(row: object, *more: object, entity: str = "contact") -> str:
     return "/".join(["/admin/entities", entity, str(row), "history", *map(str, more), ""])
-
-
-def shown(client: Client, where: str, status: int = 200) -> str:
-    answer = client.get(where)
-    assert answer.status_code == status
-    return text(answer)
-
-
-def text(answer: Any) -> str:
-    found = answer.content.decode()
-    assert EVIL not in found
-    return " ".join(unescape(found).split())
-
-
-def clerk(client: Client, *permissions: str) -> Client:
-    user = User.objects.create_user(f"clerk-{uuid.uuid4().hex[:6]}", is_staff=True)
-    for name in permissions:
-        app, _, codename = name.partition(".")
-        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-    client.force_login(user)
-    return client
 
 
 def edited() -> str:
@@ -129,11 +106,11 @@ def test_timeline_leads_to_conflicts_and_rejections(admin_client: Client) -> Non
     assert "Refused update: Enter a valid email address." in found
 
 
-def test_timeline_hides_conflicts_and_devices_from_who_may_not_see_them(client: Client) -> None:
+def test_timeline_hides_conflicts_and_devices_from_who_may_not_see_them() -> None:
     device = TestDevice()
     row, _ = disputed(device)
     device.push(update(row, 2, email="no address"))
-    found = shown(clerk(client, "entities.view_contact"), address(row))
+    found = shown(clerk("entities.view_contact"), address(row))
     for told in ("Conflict over", "Refused update", "On devices", "Restore this version", "/admin/devices/"):
         assert told not in found
 
@@ -258,10 +235,10 @@ def test_deletion_is_no_version(admin_client: Client) -> None:
         (("entities.change_contact", "entities.add_contact"), 200, 200),
     ],
 )
-def test_who_may_restore(permissions: tuple[str, ...], there: int, gone: int, client: Client) -> None:
+def test_who_may_restore(permissions: tuple[str, ...], there: int, gone: int) -> None:
     row, deleted = edited(), contact("Paula")
     Contact.objects.filter(pk=deleted).delete()
-    clerk(client, *permissions)
+    client = clerk(*permissions)
     assert client.get(address(row, 2, "restore")).status_code == there
     assert client.get(address(deleted, 1, "restore")).status_code == gone
     assert (client.post(address(row, 2, "restore"), {"rev": "3"}).status_code == 302) == (there == 200)

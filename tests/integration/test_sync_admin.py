@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from html import unescape
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ from sync.models import Conflict, History
 from sync.pages.entities import EntityAdmin, register
 from sync.push import push
 from sync.states import Pusher
+from tests.integration.pages_support import EVIL, shown
 
 pytestmark = pytest.mark.django_db
-EVIL = "<script>alert(1)</script>"
 BOSS = "user:admin"  # the user of `admin_client`
 
 
@@ -46,14 +45,6 @@ def pushed(device: Device, **mutation: Any) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(push(Pusher(device.id, device.scopes), json.dumps(body).encode()))
     result: dict[str, Any] = answer["results"][0]
     return result
-
-
-def shown(client: Client, address: str) -> str:
-    response = client.get(address)
-    assert response.status_code == 200
-    text = response.content.decode()
-    assert EVIL not in text
-    return " ".join(unescape(text).split())  # as a browser shows white space
 
 
 # --- entities
