@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.db import connection
 
 from entities.models import Customer
 from legacy.connectors.rest import Rest
+from legacy.connectors.rest_http import Limits
 from legacy.connectors.rest_paging import PageNumber
 from legacy.connectors.rest_resource import Resource
 from legacy.mapping import F, Mapping
@@ -16,7 +18,18 @@ from legacy.models import Cursor, DeadLetter, Run
 from legacy.probe import Stamped, probe
 from legacy.runs import run
 from legacy.systems import System
-from tests.integration.misbehaving import Misbehaving, answer, lose_answer
+from tests.integration.misbehaving import (
+    Fault,
+    Misbehaving,
+    answer,
+    busy,
+    cut_after,
+    delay,
+    empty,
+    lose_answer,
+    lose_request,
+    twice,
+)
 from tests.integration.rest_support import Api, serve
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,11 +67,15 @@ def api() -> Iterator[Api]:
     yield from serve(Api(paging="page", size=2))
 
 
-def sync(proxy: Misbehaving, **options: Any) -> Run:
-    return run(
-        System("things", lambda: Rest(proxy.url, whoami="/me", who="login", resources=(THINGS,)), (CUSTOMER,)),
-        **options,
-    )
+LIMITS = Limits(read_seconds=0.3)
+SLOW = 0.6  # seconds: longer than that
+
+
+def sync(proxy: Misbehaving, mapping: Mapping = CUSTOMER, **options: Any) -> Run:
+    def connect() -> Rest:
+        return Rest(proxy.url, whoami="/me", who="login", resources=(THINGS,), limits=LIMITS)
+
+    return run(System("things", connect, (mapping,)), **options)
 
 
 def cities() -> dict[str, str]:
@@ -85,9 +102,10 @@ def test_both_sides_come_to_the_same_and_stay_so(api: Api, proxy: Misbehaving) -
     assert api.done == done  # no echo
 
 
-def test_create_whose_answer_was_lost_is_made_once(api: Api, proxy: Misbehaving) -> None:
+@pytest.mark.parametrize("fault", [lose_answer, delay(SLOW), cut_after(5)], ids=["lost", "late", "cut"])
+def test_create_whose_answer_was_lost_is_made_once(api: Api, proxy: Misbehaving, fault: Fault) -> None:
     Customer.objects.create(name="Dora", city="Trier")
-    proxy.when(lose_answer, method="POST")
+    proxy.when(fault, method="POST")
     assert sync(proxy).state == "unreachable"
     assert sync(proxy).state == "done"
     assert [raw["name"] for raw in api.records.values()] == ["Dora"]
@@ -102,10 +120,15 @@ def test_one_record_that_breaks_their_server_holds_nothing_else_up(api: Api, pro
     assert "KeyError: 'name'" in DeadLetter.objects.get().error
 
 
-def test_run_that_died_between_pages_goes_on(api: Api, proxy: Misbehaving) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [answer(503), answer(500), lose_request, cut_after(40), empty, delay(SLOW)],
+    ids="503 500 down cut empty late".split(),
+)
+def test_run_that_died_between_pages_goes_on(api: Api, proxy: Misbehaving, fault: Fault) -> None:
     for number in range(7):
         api.put(code=str(number), name=str(number))
-    proxy.when(answer(503), path="&page=2", times=None)
+    proxy.when(fault, path="&page=2", times=None)
     assert sync(proxy).state == "unreachable"
     assert Customer.objects.count() == 2
     proxy.calm()
@@ -123,6 +146,93 @@ def test_deletions_go_both_ways(api: Api, proxy: Misbehaving) -> None:
     assert sync(proxy, force=True).state == "done"
     assert cities() == {"Cleo": "Bonn", "Dora": "Bonn"}
     assert [raw["name"] for raw in api.records.values()] == ["Cleo", "Dora"]
+
+
+def test_record_that_a_list_hides_is_looked_up_and_not_deleted(api: Api, proxy: Misbehaving) -> None:
+    keys = [api.put(code=name.upper(), name=name, address={"city": "Bonn"}) for name in ("Ana", "Bea", "Cleo")]
+    sync(proxy)
+    api.put(keys[0], archived=True)
+    api.drop(keys[1])
+    Cursor.objects.update(swept_at=None)  # a day later
+    proxy.calm()
+    assert sync(proxy).counts["customer"]["deleted"] == 1
+    asked = {request.path for request in proxy.seen if request.path.count("/") > 2}
+    assert {f"/v1/things/{key}" for key in keys[:2]} <= asked
+    assert set(cities()) == {"Ana", "Cleo"}
+
+
+@pytest.mark.parametrize(
+    ("who", "words"),
+    [(b'{"login": "guest"}', "knows us as 'guest'"), (b"", "would delete 4 of 6")],
+    ids=["told", "not"],
+)
+def test_key_that_expired_and_still_shows_some_deletes_nothing(
+    api: Api, proxy: Misbehaving, who: bytes, words: str, settings: LazySettings
+) -> None:
+    """They answer with 200 and what everybody may see; `who we are` tells, and where it does not, how few there are."""
+    settings.LEGACY_STOP_RECORDS_MIN = 2
+    for number in range(6):
+        api.put(code=str(number), name=str(number))
+    sync(proxy)
+    Cursor.objects.update(swept_at=None)  # a day later
+    for key in list(api.records)[2:]:
+        api.drop(key)
+    if who:
+        proxy.when(answer(200, who, {"Content-Type": "application/json"}), path="/me", times=None)
+    done = sync(proxy)
+    assert (done.state, words in done.error) == ("stopped", True), done.error
+    assert Customer.objects.count() == 6
+
+
+@pytest.mark.parametrize(("absent", "city"), [("keep", "Bonn"), ("clear", ""), ("ignore", "Bonn")])
+def test_place_that_an_api_leaves_out_is_not_null(api: Api, proxy: Misbehaving, absent: Any, city: str) -> None:
+    lines = [replace(line, absent=absent) if line.ours == "city" else line for line in CUSTOMER.fields]
+    mapping = replace(CUSTOMER, fields=tuple(lines))
+    key = api.put(code="ANA", name="Ana", address={"city": "Bonn"})
+    sync(proxy, mapping)
+    api.put(key, name="Anna", address={})
+    assert sync(proxy, mapping).state == "done"
+    assert cities() == {"Anna": city}
+    api.put(key, address={"city": None})
+    assert sync(proxy, mapping).state == "done"
+    assert cities() == {"Anna": ""}
+
+
+FAULTS: dict[str, Fault] = {
+    "late": delay(SLOW),
+    "cut": cut_after(20),
+    "500": answer(500),
+    "429": busy(429, "1"),
+    "503": busy(503, "1"),
+    "wrong key": answer(401, b'{"detail": "who are you?"}', {"Content-Type": "application/json"}),
+    "empty": empty,
+    "doubled": twice,
+    "answer lost": lose_answer,
+    "request lost": lose_request,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_both_sides_are_equal_after_a_fault_at_any_kind_of_call(
+    api: Api, proxy: Misbehaving, fault: str, method: str
+) -> None:
+    api.idempotent = True
+    mapping = replace(CUSTOMER, source=replace(THINGS, idempotency_header="Idempotency-Key"))
+    keys = [api.put(code=name.upper(), name=name, address={"city": "Bonn"}) for name in ("Ana", "Bea", "Cleo")]
+    sync(proxy, mapping)
+    api.put(keys[0], address={"city": "Köln"})
+    Customer.objects.filter(name="Bea").update(city="Mainz")
+    Customer.objects.create(name="Dora", city="Trier")
+    Customer.objects.get(name="Cleo").delete()
+    proxy.when(FAULTS[fault], path="/things", method=method)
+    for _ in range(3):
+        sync(proxy, mapping, retry_all=True)
+    assert cities() == {"Ana": "Köln", "Bea": "Mainz", "Dora": "Trier"}
+    assert sorted((raw["name"], raw["address"]["city"]) for raw in api.records.values()) == sorted(cities().items())
+    assert not DeadLetter.objects.exists()
+    assert api.done.count(("create", "4")) == 1
 
 
 def test_declaration_fits_what_is_measured(api: Api, proxy: Misbehaving) -> None:
