@@ -125,9 +125,9 @@ class Session:
             wait = random.uniform(0.5, 1) * 2**attempt / 4
             try:
                 response = self._http.post(f"/{quote(self._database)}/rpc/", content=body, headers=headers)
-                if response.status_code not in BUSY:
+                if response.status_code not in BUSY and (response.content or response.status_code != 200):
                     return self._answer(method, response)
-                reason = f"{response.status_code} {response.reason_phrase}"
+                reason = f"{response.status_code} {response.reason_phrase}" + ("" if response.content else ", empty")
                 asked = response.headers.get("Retry-After", "")
                 wait = min(float(asked), WAIT_SECONDS_MAX) if asked.isdigit() else wait
             except httpx.TransportError as error:

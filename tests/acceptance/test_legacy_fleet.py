@@ -1,16 +1,22 @@
 """Fifty stores, each a SQLite file of its own with its share of Northwind's orders, and what goes wrong with some."""
 
 import json
+import os
+import pty
+import re
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.acceptance.acceptance_support import ROOT
 from tests.acceptance.fleet_support import Deployment, answering, made_of_northwind, move
 
 pytestmark = pytest.mark.slow
@@ -122,6 +128,24 @@ def test_round_that_is_killed_takes_its_runs_with_it_and_the_next_one_goes_on(te
     assert sum(orders(stores).values()) == ORDERS
     assert stores.rows("SELECT number FROM entities_order GROUP BY 1 HAVING count(*) > 1") == []
     assert {state for (state,) in stores.rows("SELECT DISTINCT state FROM legacy_run")} <= {"done", "killed"}
+
+
+def test_person_at_a_terminal_sees_how_far_it_is_and_then_what_was_done(tmp_path: Path) -> None:
+    with made_of_northwind(tmp_path, 1) as stores:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "manage.py", "sync_legacy", "--system", "store-s01"]
+        environment = stores.environment | {"TERM": "xterm", "COLUMNS": "100"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            seen = b""
+            with suppress(OSError):  # how Linux says that nobody has the other end any more
+                while piece := os.read(ours, 65_536):
+                    seen += piece
+        os.close(ours)
+        assert process.returncode == 0
+        steps, _, told = seen.decode().rpartition("store-s01: done")
+        assert re.search(r"(customer|product|order) (from|to) store-s01: \d+", steps), steps[-2000:]
+        assert re.search(rf"order +│.* {ORDERS} ", told), told
 
 
 def test_store_that_is_at_work_elsewhere_is_left_to_it(ten: Deployment) -> None:

@@ -24,6 +24,7 @@ from pytest_django import Settings
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from legacy.connector import Changed
+from legacy.connectors import tryton_rpc
 from legacy.connectors.tryton import Tryton
 from legacy.mappings.tryton import CUSTOMER, MAPPINGS, ORDER
 from legacy.models import DeadLetter, Link, Run
@@ -31,6 +32,20 @@ from legacy.runs import run
 from legacy.systems import System, system
 from sync.models import History
 from tests.acceptance.erp_support import Erp, command_environment
+from tests.integration.misbehaving import (
+    Exchange,
+    Fault,
+    Misbehaving,
+    answer,
+    busy,
+    cut_after,
+    delay,
+    empty,
+    lose_answer,
+    lose_request,
+    pass_on,
+    twice,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 WITHOUT_ORDERS = MAPPINGS[:-1]
@@ -222,6 +237,62 @@ def test_order_made_while_the_erp_was_down_is_in_it_after_the_next_run(erp: Erp,
     sync(*LATEST)
     assert History.objects.count() == before
     assert len(sales(tryton)) == 831
+
+
+SLOW = 3  # seconds: longer than it is waited for
+FAULTS: dict[str, Fault] = {
+    "late": delay(SLOW),
+    "cut": cut_after(20),
+    "500": answer(500),
+    "429": busy(429, "1"),
+    "503": busy(503, "1"),
+    "wrong key": answer(401),
+    "empty": empty,
+    "answer lost": lose_answer,
+    "request lost": lose_request,
+    "doubled": twice,
+}
+READ, CREATE, WRITE = (f'"model.party.party.{method}"' for method in ("read", "create", "write"))
+
+
+def once(call: str, fault: Fault) -> Fault:
+    """Of Tryton every call has the same path: this is for the first whose body has `call` in it."""
+    left = [fault]
+
+    def act(exchange: Exchange) -> None:
+        (left.pop() if left and call.encode() in exchange.request.body else pass_on)(exchange)
+
+    return act
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_both_sides_are_equal_after_a_fault_at_any_kind_of_call(
+    erp: Erp, tryton: Tryton, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(tryton_rpc, "TIMEOUT_SECONDS", SLOW / 2)
+    monkeypatch.setattr(tryton_rpc, "WAIT_SECONDS_MAX", 0.1)
+    category = tryton.session.search("party.category", [["name", "=", "Customer"]])
+    # A create that the network doubles is two calls to Tryton, which has no key to know the second one by.
+    calls = [READ, WRITE] if fault == "doubled" else [READ, CREATE, WRITE]
+    with Misbehaving(erp.url) as proxy:
+        settings.LEGACY_URL = proxy.url
+        sync(CUSTOMER)
+        for call in calls:
+            Customer.objects.create(name=f"Ours {call}", city="Graz")
+            Customer.objects.filter(code="ALFKI").update(name=f"Ours too {call}")
+            new = {"name": f"Theirs {call}", "code": f"T{len(call)}", "categories": [["add", category]]}
+            tryton.session.call("party.party", "create", [new])
+            proxy.calm()
+            proxy.when(once(call, FAULTS[fault]), times=None)
+            for _ in range(2):
+                sync(CUSTOMER)
+            assert any(call.encode() in request.body for request in proxy.seen)
+    assert not DeadLetter.objects.exists()
+    places = ["code", "name"]
+    found = tryton.session.call("party.party", "search_read", [["categories", "=", category[0]]], 0, None, None, places)
+    assert sorted((row["code"], row["name"]) for row in found) == sorted(Customer.objects.values_list("code", "name"))
+    names = [row["name"] for row in found]
+    assert [names.count(f"{who} {call}") for who in ("Ours", "Theirs") for call in calls] == [1] * 2 * len(calls)
 
 
 def test_what_the_erp_refuses_waits_with_its_own_words(erp: Erp) -> None:

@@ -96,8 +96,8 @@ def says(server: Server, *answers: Answer | None) -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [(503, {"Retry-After": "1"}, ""), (429, {"Retry-After": "soon"}, ""), (502, {}, "<html>"), None],
-    ids=["busy", "too many", "bad gateway", "connection closed"],
+    [(503, {"Retry-After": "1"}, ""), (429, {"Retry-After": "soon"}, ""), (502, {}, "<html>"), (200, {}, ""), None],
+    ids=["busy", "too many", "bad gateway", "empty", "connection closed"],
 )
 def test_read_is_tried_again(server: Server, session: Session, first: Answer | None) -> None:
     says(server, first, first, ok([7]))
@@ -112,8 +112,9 @@ def test_read_is_given_up_after_some_tries(server: Server, session: Session) -> 
     assert len(server.calls) == tryton_rpc.READ_TRIES_MAX
 
 
-def test_write_whose_answer_was_lost_is_not_sent_again(server: Server, session: Session) -> None:
-    says(server, None, ok([7]))
+@pytest.mark.parametrize("first", [None, (200, {}, "")], ids=["connection closed", "empty"])
+def test_write_whose_answer_was_lost_is_not_sent_again(server: Server, session: Session, first: Answer | None) -> None:
+    says(server, first, ok([7]))
     with pytest.raises(Unreachable):
         session.call("party.party", "create", [{}])
     assert server.calls == ["model.party.party.create"]
