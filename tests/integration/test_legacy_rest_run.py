@@ -21,6 +21,7 @@ from legacy.systems import System
 from tests.integration.misbehaving import (
     Fault,
     Misbehaving,
+    after,
     answer,
     busy,
     cut_after,
@@ -182,6 +183,20 @@ def test_key_that_expired_and_still_shows_some_deletes_nothing(
     done = sync(proxy)
     assert (done.state, words in done.error) == ("stopped", True), done.error
     assert Customer.objects.count() == 6
+
+
+@pytest.mark.parametrize("etag", [True, False])
+def test_edit_that_comes_between_our_look_and_our_write_is_not_overwritten(
+    api: Api, proxy: Misbehaving, etag: bool
+) -> None:
+    mapping = replace(CUSTOMER, source=replace(THINGS, etag=etag))
+    key = api.put(code="ANA", name="Ana", address={"city": "Bonn"})
+    sync(proxy, mapping)
+    Customer.objects.update(name="Anna")
+    proxy.when(after(lambda: api.put(key, address={"city": "Köln"})), path=f"/things/{key}", method="GET")
+    assert sync(proxy, mapping).state == "done"
+    assert (api.records[key]["name"], api.records[key]["address"]["city"]) == ("Anna", "Köln")
+    assert cities() == {"Anna": "Köln"}
 
 
 @pytest.mark.parametrize(("absent", "city"), [("keep", "Bonn"), ("clear", ""), ("ignore", "Bonn")])
