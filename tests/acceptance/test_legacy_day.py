@@ -144,6 +144,9 @@ def row_of(device: Replica, code: str) -> str:
     return str(do(device, "SELECT id FROM customer WHERE code = ?", code)[0][0])
 
 
+@pytest.mark.legacy("L8")
+@pytest.mark.legacy("F1")
+@pytest.mark.legacy("F11")
 def test_day_ends_with_four_equal_databases_and_a_history_of_all_of_it(day: Day) -> None:
     # In the morning everything is everywhere.
     day.sync_devices()

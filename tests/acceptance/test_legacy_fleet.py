@@ -51,6 +51,8 @@ def orders(stores: Deployment) -> dict[str, int]:
     return dict(stores.rows("SELECT split_part(number, '-', 1), count(*) FROM entities_order GROUP BY 1"))
 
 
+@pytest.mark.legacy("L7")
+@pytest.mark.legacy("F20")
 def test_fifty_stores_of_which_six_fail_each_in_its_own_way(fifty: Deployment) -> None:
     stores = fifty
     base(stores, "s02").unlink()  # the file server of the store is down
@@ -91,6 +93,7 @@ def test_fifty_stores_of_which_six_fail_each_in_its_own_way(fifty: Deployment) -
     }
 
 
+@pytest.mark.legacy("L4")
 def test_master_data_goes_to_every_store_and_their_orders_come_here(ten: Deployment) -> None:
     stores = ten
     assert {each["state"] for each in stores.sync("--kind", "store").values()} == {"done"}
@@ -112,6 +115,7 @@ def test_master_data_goes_to_every_store_and_their_orders_come_here(ten: Deploym
     assert {what for each in again.values() for counts in each["counts"].values() for what in counts} <= {"unchanged"}
 
 
+@pytest.mark.legacy("L2")
 def test_round_that_is_killed_takes_its_runs_with_it_and_the_next_one_goes_on(ten: Deployment) -> None:
     stores = ten
     process = stores.start("sync_legacy", "--kind", "store", "--parallel", "3")
@@ -130,6 +134,7 @@ def test_round_that_is_killed_takes_its_runs_with_it_and_the_next_one_goes_on(te
     assert {state for (state,) in stores.rows("SELECT DISTINCT state FROM legacy_run")} <= {"done", "killed"}
 
 
+@pytest.mark.legacy("L7")
 def test_person_at_a_terminal_sees_how_far_it_is_and_then_what_was_done(tmp_path: Path) -> None:
     with made_of_northwind(tmp_path, 1) as stores:
         ours, theirs = pty.openpty()
@@ -148,6 +153,7 @@ def test_person_at_a_terminal_sees_how_far_it_is_and_then_what_was_done(tmp_path
         assert re.search(rf"order +│.* {ORDERS} ", told), told
 
 
+@pytest.mark.legacy("L1")
 def test_store_that_is_at_work_elsewhere_is_left_to_it(ten: Deployment) -> None:
     stores = ten
     with answering(None) as hanging:

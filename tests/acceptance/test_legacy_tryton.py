@@ -126,6 +126,7 @@ def an_order(customer: Customer, **values: Any) -> Order:
     return order
 
 
+@pytest.mark.legacy("S5")
 def test_northwind_arrives_as_its_own_tables_say(erp: Erp) -> None:
     assert sync().state == Run.State.DONE
     customers = {row["CustomerID"].strip(): row for row in rows("customers")}
@@ -168,6 +169,7 @@ def test_northwind_arrives_as_its_own_tables_say(erp: Erp) -> None:
     )
 
 
+@pytest.mark.legacy("L4")
 def test_second_run_changes_nothing_on_either_side(erp: Erp, tryton: Tryton) -> None:
     sync(*WITHOUT_ORDERS)
     before = History.objects.count()
@@ -179,6 +181,7 @@ def test_second_run_changes_nothing_on_either_side(erp: Erp, tryton: Tryton) -> 
     )
 
 
+@pytest.mark.legacy("S4")
 def test_what_their_people_change_arrives(erp: Erp, tryton: Tryton) -> None:
     sync(*WITHOUT_ORDERS)
     call = tryton.session.call
@@ -198,6 +201,7 @@ def test_what_their_people_change_arrives(erp: Erp, tryton: Tryton) -> None:
     assert run.counts["customer"].get("updated") == 1
 
 
+@pytest.mark.legacy("L4")
 def test_our_edit_arrives_there_and_its_echo_changes_nothing(erp: Erp, tryton: Tryton) -> None:
     sync(*WITHOUT_ORDERS)
     Customer.objects.filter(code="ALFKI").update(city="Graz", country="Austria", phone="", fax="+43 1")
@@ -212,6 +216,7 @@ def test_our_edit_arrives_there_and_its_echo_changes_nothing(erp: Erp, tryton: T
     assert History.objects.count() == before
 
 
+@pytest.mark.legacy("F1")
 def test_order_made_while_the_erp_was_down_is_in_it_after_the_next_run(erp: Erp, tryton: Tryton) -> None:
     sync(*LATEST)
     erp.do("stop")
@@ -265,6 +270,9 @@ def once(call: str, fault: Fault) -> Fault:
     return act
 
 
+@pytest.mark.legacy("S12")
+@pytest.mark.legacy("F3")
+@pytest.mark.legacy("F21")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_both_sides_are_equal_after_a_fault_at_any_kind_of_call(
     erp: Erp, tryton: Tryton, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -295,6 +303,8 @@ def test_both_sides_are_equal_after_a_fault_at_any_kind_of_call(
     assert [names.count(f"{who} {call}") for who in ("Ours", "Theirs") for call in calls] == [1] * 2 * len(calls)
 
 
+@pytest.mark.legacy("L3")
+@pytest.mark.legacy("S9")
 def test_what_the_erp_refuses_waits_with_its_own_words(erp: Erp) -> None:
     sync(*WITHOUT_ORDERS)
     Customer.objects.filter(code="ALFKI").update(country="Atlantis")
@@ -334,6 +344,7 @@ def test_draft_order_is_edited_and_then_confirmed(erp: Erp, tryton: Tryton) -> N
     assert (order.number, order.lines.get().pk) == ("11078", second.pk)
 
 
+@pytest.mark.legacy("S11")
 def test_write_is_refused_when_somebody_was_faster(erp: Erp, tryton: Tryton) -> None:
     key = str(tryton.session.search("party.party", [["code", "=", "ALFKI"]])[0])
     (record,) = tryton.fetch(CUSTOMER.source, CUSTOMER.places, [key])
@@ -342,6 +353,8 @@ def test_write_is_refused_when_somebody_was_faster(erp: Erp, tryton: Tryton) -> 
         tryton.update(CUSTOMER.source, record, {"name": "Slower"}, {"name"})
 
 
+@pytest.mark.legacy("S2")
+@pytest.mark.legacy("F7")
 def test_records_made_in_one_transaction_share_a_stamp_and_none_is_lost_between_pages(erp: Erp, tryton: Tryton) -> None:
     sync(*WITHOUT_ORDERS)
     category = tryton.session.search("party.category", [["name", "=", "Customer"]])
@@ -353,6 +366,8 @@ def test_records_made_in_one_transaction_share_a_stamp_and_none_is_lost_between_
     assert Customer.objects.filter(code__startswith="BULK").count() == 250
 
 
+@pytest.mark.legacy("L2")
+@pytest.mark.legacy("F17")
 def test_command_killed_midway_is_finished_by_the_next(erp: Erp) -> None:
     environment = command_environment(erp)
     command = [sys.executable, "manage.py", "sync_legacy"]
@@ -370,6 +385,8 @@ def test_command_killed_midway_is_finished_by_the_next(erp: Erp) -> None:
     assert not History.objects.filter(rev__gt=1).exists(), "nothing was written twice"
 
 
+@pytest.mark.legacy("L1")
+@pytest.mark.legacy("F16")
 def test_two_runs_at_once_do_the_work_once(erp: Erp) -> None:
     codes: list[str] = []
 
@@ -390,6 +407,7 @@ def test_two_runs_at_once_do_the_work_once(erp: Erp) -> None:
     assert Customer.objects.count() == 93
 
 
+@pytest.mark.legacy("L7")
 @pytest.mark.parametrize(
     ("name", "value", "code", "word"),
     [

@@ -124,6 +124,7 @@ def test_first_pull_of_many_is_flat_in_memory_and_the_second_run_writes_nothing(
     assert (History.objects.count(), _newest(parties)) == (history, stamp), "nothing was written on either side"
 
 
+@pytest.mark.legacy("S1")
 def test_parties_made_in_one_slow_transaction_while_runs_go_on_are_all_there(erp: Erp, parties: Tryton) -> None:
     """Tryton stamps records when their transaction begins, and shows them when it ends. SQLite lets nobody else write
     in between, not even sign in; so the records are written at the end, with the stamp of the beginning."""
@@ -138,6 +139,8 @@ def test_parties_made_in_one_slow_transaction_while_runs_go_on_are_all_there(erp
     assert ours == theirs
 
 
+@pytest.mark.legacy("L2")
+@pytest.mark.legacy("F17")
 def test_run_killed_at_twenty_random_moments_ends_with_both_sides_equal(erp: Erp, parties: Tryton) -> None:
     sync(erp)
     chance = random.Random(20)

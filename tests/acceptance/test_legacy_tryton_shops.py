@@ -82,6 +82,7 @@ def open_shop(office: Deployment, port: int, *names: str, seconds: int = 120) ->
     office.manage("legacy_branches", "shop", str(office.folder / "shops.csv"))
 
 
+@pytest.mark.legacy("F1")
 def test_five_shops_come_in_whatever_is_wrong_with_the_others(tryton: int, office: Deployment) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         dead: int = free.getsockname()[1]

@@ -69,6 +69,7 @@ def test_webhook_is_applied_and_answered(listener: Server) -> None:
     assert httpx.get(f"{listener.url}{answer.headers['Location']}").json() == answer.json()
 
 
+@pytest.mark.legacy("F12")
 def test_webhook_that_arrives_twice_is_applied_once(listener: Server) -> None:
     body = about("4")
     with Misbehaving(listener.url) as proxy:
@@ -82,6 +83,7 @@ def test_webhook_that_arrives_twice_is_applied_once(listener: Server) -> None:
     assert revisions(listener, "4") == 1
 
 
+@pytest.mark.legacy("F13")
 def test_webhook_that_arrives_late_does_not_bring_back_what_was(listener: Server) -> None:
     outcomes = []
     for minute, city in ((2, "Bonn"), (1, "Ulm"), (3, "Graz"), (2, "Bonn")):
@@ -95,6 +97,7 @@ def test_webhook_that_arrives_late_does_not_bring_back_what_was(listener: Server
         assert connection.execute("SELECT city FROM entities_customer WHERE code = 'T1'").fetchall() == [("Graz",)]
 
 
+@pytest.mark.legacy("F14")
 def test_webhook_that_is_forged_is_refused_and_leaves_nothing(listener: Server) -> None:
     body = about("4", n="forged")
     old = datetime(2026, 1, 1, tzinfo=UTC)
@@ -108,6 +111,7 @@ def test_webhook_that_is_forged_is_refused_and_leaves_nothing(listener: Server) 
         assert connection.execute(query).fetchall() == before
 
 
+@pytest.mark.legacy("F15")
 @pytest.mark.parametrize("chunked", [False, True])
 def test_body_of_a_gigabyte_is_refused_without_being_read(listener: Server, chunked: bool) -> None:
     before = memory(listener)

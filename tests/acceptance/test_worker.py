@@ -65,6 +65,8 @@ def links(stores: Deployment) -> int:
     return int(stores.rows("SELECT count(*) FROM legacy_link")[0][0])
 
 
+@pytest.mark.legacy("L2")
+@pytest.mark.legacy("F17")
 def test_run_of_a_killed_worker_is_taken_up_by_the_next_and_nothing_is_twice(one: Deployment) -> None:
     with working(one) as first:
         until(lambda: links(one), first, one)  # its customers are known, and its orders are still to come
@@ -107,6 +109,8 @@ def test_worker_that_is_told_to_stop_ends_what_it_has_begun(one: Deployment) -> 
     assert (states(one), orders(one), jobs(one)) == (["done"], ORDERS, [])
 
 
+@pytest.mark.legacy("L1")
+@pytest.mark.legacy("F16")
 def test_two_workers_share_what_is_due_and_each_store_is_run_once(tmp_path: Path) -> None:
     with made_of_northwind(tmp_path, 6) as stores:
         stores.rows("UPDATE legacy_branch SET schedule = %s RETURNING 1", NIGHTLY)

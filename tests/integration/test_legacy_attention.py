@@ -123,6 +123,7 @@ def test_subscriber_that_was_given_up_is_an_alert_until_somebody_goes_on() -> No
     assert kinds() == {}
 
 
+@pytest.mark.legacy("L8")
 def test_metrics_tell_of_each_system() -> None:
     run = ended(Run.State.STOPPED)
     Counterpart.objects.create(system="ledger", failures=2)

@@ -32,6 +32,7 @@ State = Run.State
 BERLIN = "Europe/Berlin"
 
 
+@pytest.mark.legacy("F19")
 @pytest.mark.parametrize(
     ("begin", "end", "zone", "at", "is_open"),
     [
@@ -96,6 +97,7 @@ def command(*options: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(line)
 
 
+@pytest.mark.legacy("L7")
 def test_exit_codes_say_what_cron_can_act_on(ledger: Ledger, settings: LazySettings) -> None:
     for n in range(8):
         ledger.put("party", code=f"C{n}", name="x", city="Berlin")
@@ -125,6 +127,7 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
+@pytest.mark.legacy("L1")
 def test_run_while_another_is_at_work_is_no_error(ledger: Ledger) -> None:
     with alone("sync_legacy", "ledger"):
         code, line = command()

@@ -57,6 +57,7 @@ def test_deletions_go_in_the_directions_that_the_mapping_names(
         assert (codes(), len(ledger.records["party"])) == (here, there)
 
 
+@pytest.mark.legacy("L8")
 def test_deletion_is_in_the_history_with_the_run_as_author() -> None:
     ledger = parties(Ledger(), PULL)
     row = Customer.objects.get(code="C0").pk
@@ -119,6 +120,7 @@ def test_pass_over_what_has_changed_alone_deletes_nothing() -> None:
     assert len(codes()) == 4
 
 
+@pytest.mark.legacy("S8")
 def test_key_that_the_list_lost_by_mistake_is_confirmed_and_stays() -> None:
     ledger = parties(Ledger(), PULL)
     ledger.listed = lambda source: iter(["1", "2", "4"])

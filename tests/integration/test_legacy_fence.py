@@ -52,6 +52,7 @@ def settle(ledger: Ledger, *mappings: Mapping) -> None:
 # --- Killed -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("L2")
 @pytest.mark.slow
 @pytest.mark.parametrize("answered", [False, True], ids=["before the call", "after the call, the answer lost"])
 def test_run_with_deletes_and_waiting_records_killed_at_any_call_is_finished_by_the_next(answered: bool) -> None:
@@ -118,6 +119,7 @@ def taken_over(ledger: Ledger, when: str, *mappings: Mapping) -> Run:
     return found
 
 
+@pytest.mark.legacy("L1")
 @pytest.mark.parametrize("when", ["changes party", "keys", "fetch", "find", "delete"])
 def test_run_that_lost_its_lock_is_superseded_and_writes_nothing_more(when: str) -> None:
     ledger = Ledger()
@@ -138,6 +140,7 @@ def test_run_that_lost_its_lock_is_superseded_and_writes_nothing_more(when: str)
     settle(ledger, DELETING)
 
 
+@pytest.mark.legacy("F16")
 def test_superseded_run_does_not_mix_up_the_keys_of_its_successor() -> None:
     ledger = Ledger(fetches=False, writes=frozenset())
     mapping = replace(DELETING, direction="pull", deletes="pull")
@@ -152,6 +155,7 @@ def test_superseded_run_does_not_mix_up_the_keys_of_its_successor() -> None:
 # --- What cannot be stored, or is in the way --------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("F8")
 @pytest.mark.parametrize(
     "value", ["a\x00b", "half \ud800", float("nan"), float("inf")], ids=["NUL", "half", "nan", "inf"]
 )
@@ -182,6 +186,7 @@ def test_backslash_is_no_nul() -> None:
     assert Customer.objects.count() == 3
 
 
+@pytest.mark.legacy("F9")
 @pytest.mark.parametrize("later", [False, True], ids=["first load", "later run"])
 def test_collision_with_a_unique_key_of_ours_is_a_dead_letter_and_holds_nothing_up(later: bool) -> None:
     mapping = replace(CUSTOMER, match=())
@@ -197,6 +202,7 @@ def test_collision_with_a_unique_key_of_ours_is_a_dead_letter_and_holds_nothing_
     assert "unique" in DeadLetter.objects.filter(key=bad, direction="pull").get().error.lower()
 
 
+@pytest.mark.legacy("F10")
 @pytest.mark.parametrize("page_records", [1, 2, 10])
 @pytest.mark.parametrize("fetches", [True, False])
 def test_records_that_refer_to_each_other_are_taken_over_in_whatever_order(page_records: int, fetches: bool) -> None:
@@ -210,6 +216,7 @@ def test_records_that_refer_to_each_other_are_taken_over_in_whatever_order(page_
         assert found == {1: 4, 2: 2, 3: 1, 4: 3, 5: None}
 
 
+@pytest.mark.legacy("F10")
 def test_circle_that_cannot_be_looked_up_is_taken_over_from_its_dead_letters() -> None:
     ledger = Ledger(page_records=1, fetches=False)
     people(ledger, _1=2, _2=1)
@@ -230,6 +237,7 @@ def test_parent_that_is_not_wanted_is_not_taken_over_with_its_child() -> None:
 # --- A mapping that changed overnight ---------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("F20")
 def test_mapping_that_changed_reads_everything_again_and_writes_only_what_differs() -> None:
     ledger = Ledger()
     for n in range(6):

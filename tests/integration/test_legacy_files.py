@@ -184,6 +184,7 @@ def test_files_as_they_come_read_the_same_from_any_page_on(folder: Folder) -> No
     assert found == expected
 
 
+@pytest.mark.legacy("S14")
 def test_absent_is_not_null_and_an_empty_cell_is(folder: Folder) -> None:
     folder.drop(
         "customers-1.jsonl", '{"nr": 1, "name": null}\n{"nr": 2, "address": {"city": "Graz"}, "lines": [{"id": 1}]}\n'
@@ -525,6 +526,7 @@ def _rows(transactional_db: None) -> None:
     History.objects.all().delete()
 
 
+@pytest.mark.legacy("L2")
 @pytest.mark.usefixtures("_rows", "small_pages")
 @pytest.mark.parametrize("dies_at", range(1, 8))
 def test_run_that_is_killed_at_any_page_loses_nothing_and_applies_nothing_twice(folder: Folder, dies_at: int) -> None:
@@ -542,6 +544,7 @@ def test_run_that_is_killed_at_any_page_loses_nothing_and_applies_nothing_twice(
     assert History.objects.count() == revisions
 
 
+@pytest.mark.legacy("L5")
 @pytest.mark.usefixtures("_rows")
 def test_dry_run_moves_and_writes_nothing(folder: Folder) -> None:
     folder.drop("customers-1.csv", "nr,name\n1,Ana\n")
@@ -552,6 +555,7 @@ def test_dry_run_moves_and_writes_nothing(folder: Folder) -> None:
     assert names() == {"1": "Ana"}
 
 
+@pytest.mark.legacy("S8")
 @pytest.mark.usefixtures("_rows", "small_pages")
 @pytest.mark.parametrize("dies_at", range(3))
 def test_what_a_whole_lacks_is_deleted_and_an_empty_folder_deletes_nothing(folder: Folder, dies_at: int) -> None:

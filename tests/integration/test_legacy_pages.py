@@ -227,6 +227,7 @@ def test_system_that_there_is_not_is_not_found(admin_client: Client) -> None:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("L8")
 def test_runs_are_filtered_and_charted(admin_client: Client) -> None:
     now = timezone.now()
     for day in range(35):

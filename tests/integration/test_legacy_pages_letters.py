@@ -114,6 +114,7 @@ def test_letter_that_there_is_not_is_not_found(id: str, admin_client: Client) ->
     assert admin_client.get(f"{LETTER}{id}/change/").status_code == 404
 
 
+@pytest.mark.legacy("L3")
 def test_retry_has_it_tried_with_the_next_run(admin_client: Client) -> None:
     key = scene.LEDGER.put("party", code="ALFKI", name="Alfreds", city="Berlin")
     letter = failed(key=key, next_at=timezone.now() + timedelta(days=1))
@@ -124,6 +125,7 @@ def test_retry_has_it_tried_with_the_next_run(admin_client: Client) -> None:
     assert "Try it again." in LogEntry.objects.get().change_message
 
 
+@pytest.mark.legacy("L3")
 def test_mended_record_is_taken_as_it_was_mended_and_is_no_news_until_they_change_it(admin_client: Client) -> None:
     key = scene.LEDGER.put("party", code="ALFKI", name="Alfreds", city="B" * 90, phone="1")
     sync()
@@ -179,6 +181,7 @@ def test_record_that_was_read_anew_meanwhile_is_not_mended(admin_client: Client)
     assert letter.mended is None
 
 
+@pytest.mark.legacy("L3")
 def test_discarded_letter_stays_to_be_read(admin_client: Client) -> None:
     letter = failed()
     assert "Say why it is left alone." in post(admin_client, page(letter), do="discard", reason="")

@@ -108,6 +108,7 @@ def test_records_without_a_stamp_are_told() -> None:
     assert "stamp" in wrong(Stamped("some have no stamp"))
 
 
+@pytest.mark.legacy("F18")
 def test_precision_is_measured_and_a_clock_an_hour_off_is_no_lie_but_told() -> None:
     found = {each.what: each for each in probe(Stamped(), CUSTOMER)}
     assert found["precision"].measured.startswith("0.001 s")

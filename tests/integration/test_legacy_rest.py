@@ -45,6 +45,8 @@ def test_every_kind_of_paging_brings_all_records(api: Api, rest: Rest, kind: str
     assert set(keys(found)) == set(api.records) == set(rest.keys(source))
 
 
+@pytest.mark.legacy("S7")
+@pytest.mark.legacy("F6")
 @pytest.mark.parametrize("order", ["id", "changed", "newest"])
 @pytest.mark.parametrize(
     "shift", ["one deleted", "two deleted", "a page deleted", "one edited", "one made", "all edited"]
@@ -74,6 +76,7 @@ def test_records_that_shift_between_pages_are_not_lost(
     assert {key: latest.get(key) for key in api.records} == {key: raw["name"] for key, raw in api.records.items()}
 
 
+@pytest.mark.legacy("S7")
 def test_shift_at_a_later_page_is_repaired_from_the_page_before_it(api: Api, rest: Rest, proxy: Misbehaving) -> None:
     api.paging, source = "page", replace(THINGS, paging=PAGINGS["page"])
     for _ in range(12):
@@ -84,6 +87,7 @@ def test_shift_at_a_later_page_is_repaired_from_the_page_before_it(api: Api, res
     assert [query["page"] for _, _, query in api.asked].count("1") == 2  # read, and read again to see that 2 joins it
 
 
+@pytest.mark.legacy("S7")
 def test_list_that_never_holds_still_is_given_up(api: Api, rest: Rest, proxy: Misbehaving) -> None:
     api.paging, source = "page", replace(THINGS, paging=PAGINGS["page"])
     for _ in range(6):
@@ -101,6 +105,7 @@ def test_list_that_never_holds_still_is_given_up(api: Api, rest: Rest, proxy: Mi
         list(rest.keys(source))
 
 
+@pytest.mark.legacy("S7")
 @pytest.mark.parametrize("kind", ["page", "offset"])
 def test_run_after_one_that_gave_up_goes_on_from_where_it_was(
     api: Api, rest: Rest, proxy: Misbehaving, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -120,6 +125,7 @@ def test_run_after_one_that_gave_up_goes_on_from_where_it_was(
     assert set(api.records) <= set(keys(page.records + found))
 
 
+@pytest.mark.legacy("F6")
 def test_long_list_may_move_often(api: Api, rest: Rest, proxy: Misbehaving) -> None:
     api.paging, source = "page", replace(THINGS, paging=PAGINGS["page"])
     for _ in range(300):
@@ -178,6 +184,7 @@ def test_page_that_is_smaller_than_asked_for_is_not_the_last(api: Api, rest: Res
         assert set(keys(a_pass(rest, replace(THINGS, paging=paging), {})[0])) == set(api.records)
 
 
+@pytest.mark.legacy("L2")
 @pytest.mark.parametrize("kind", PAGINGS)
 def test_pass_goes_on_after_the_process_was_killed(api: Api, rest: Rest, proxy: Misbehaving, kind: str) -> None:
     api.paging, source = kind, replace(THINGS, paging=PAGINGS[kind])
@@ -217,6 +224,8 @@ def test_quiet_source_is_asked_once_and_has_no_news(api: Api, rest: Rest) -> Non
     assert keys(found) == list("12345")  # all of the newest second: some APIs have no finer one
 
 
+@pytest.mark.legacy("S2")
+@pytest.mark.legacy("F7")
 @pytest.mark.parametrize("whole_seconds", [True, False])
 @pytest.mark.parametrize("kind", PAGINGS)
 def test_records_with_the_stamp_of_the_newest_that_come_later_are_seen(
@@ -230,6 +239,7 @@ def test_records_with_the_stamp_of_the_newest_that_come_later_are_seen(
     assert late in keys(a_pass(rest, source, cursor)[0])
 
 
+@pytest.mark.legacy("S1")
 def test_record_that_is_committed_late_with_an_early_stamp_is_seen(api: Api, rest: Rest) -> None:
     api.put()
     api.tick(60)
@@ -239,6 +249,7 @@ def test_record_that_is_committed_late_with_an_early_stamp_is_seen(api: Api, res
     assert late in keys(a_pass(rest, THINGS, cursor)[0])
 
 
+@pytest.mark.legacy("S7")
 def test_edit_behind_the_reader_is_not_hidden_by_a_newer_one_before_it(
     api: Api, rest: Rest, proxy: Misbehaving
 ) -> None:
@@ -265,6 +276,7 @@ def test_edit_behind_the_reader_is_not_hidden_by_a_newer_one_before_it(
     assert "behind" in {record.values["name"] for record in found + again}
 
 
+@pytest.mark.legacy("F18")
 def test_clock_of_theirs_that_was_put_back_hides_nothing(api: Api, rest: Rest) -> None:
     api.tick(3_600)  # an hour fast
     api.put()
@@ -275,6 +287,7 @@ def test_clock_of_theirs_that_was_put_back_hides_nothing(api: Api, rest: Rest) -
     assert made in keys(a_pass(rest, THINGS, cursor)[0])
 
 
+@pytest.mark.legacy("F18")
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_web_server_whose_clock_is_an_hour_off_the_database_s_loses_nothing(api: Api, rest: Rest, hours: int) -> None:
     api.date_off = dt.timedelta(hours=hours)
@@ -286,6 +299,7 @@ def test_web_server_whose_clock_is_an_hour_off_the_database_s_loses_nothing(api:
     assert made in keys(a_pass(rest, THINGS, cursor)[0])
 
 
+@pytest.mark.legacy("S3")
 def test_stamp_that_is_null_until_the_first_update_is_the_one_of_its_creation(api: Api, rest: Rest) -> None:
     api.null_until_update, source = True, replace(THINGS, since=("updated_since", "created_since"))
     old = api.put()
@@ -339,6 +353,7 @@ def test_since_is_asked_in_the_form_that_the_api_takes(api: Api, rest: Rest, for
     assert api.asked[0][2] == {"updated_since": told}
 
 
+@pytest.mark.legacy("F19")
 @pytest.mark.parametrize(
     ("zone", "stamp", "since"),
     [

@@ -86,6 +86,7 @@ def test_api_key_in_a_link_is_not_kept_in_the_cursor(api: Api, proxy: Misbehavin
     assert len(list(rest.keys(source))) == 7
 
 
+@pytest.mark.legacy("F5")
 def test_token_is_got_once_and_anew_before_it_expires(
     api: Api, proxy: Misbehaving, connect: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_token_is_got_once_and_anew_before_it_expires(
     assert len(api.tokens) == 2
 
 
+@pytest.mark.legacy("F5")
 @pytest.mark.parametrize("call", ["read", "write"])
 def test_token_that_ends_in_the_middle_of_a_run_is_got_anew_and_the_call_made_once(
     api: Api, proxy: Misbehaving, connect: Make, call: str
@@ -124,6 +126,7 @@ def test_answer_401_with_a_new_token_is_given_up(proxy: Misbehaving, api: Api, c
     assert len(api.tokens) == 2
 
 
+@pytest.mark.legacy("F4")
 def test_token_endpoint_that_is_busy_is_tried_again(
     api: Api, proxy: Misbehaving, connect: Make, waits: list[float]
 ) -> None:
@@ -142,6 +145,7 @@ def test_token_endpoint_that_gives_no_token_is_a_wrong_configuration(
         connect(auth=auth_for("oauth", proxy)).open()
 
 
+@pytest.mark.legacy("S6")
 def test_expired_key_that_is_answered_with_200_is_noticed(proxy: Misbehaving, connect: Make) -> None:
     proxy.next(answer(200, b'{"plan": "public"}', JSON))
     with pytest.raises(Misconfigured, match="does not say who we are"):

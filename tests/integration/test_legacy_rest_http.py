@@ -27,6 +27,8 @@ JSON = {"Content-Type": "application/json"}
 # --- Tried again, and given up ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("F2")
+@pytest.mark.legacy("F21")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -57,6 +59,7 @@ def test_read_is_given_up_after_some_tries(proxy: Misbehaving, connect: Make) ->
     assert len(proxy.seen) == TRIES_MAX
 
 
+@pytest.mark.legacy("F4")
 @pytest.mark.parametrize(
     ("asked", "date", "waited"),
     [
@@ -74,6 +77,7 @@ def test_retry_after_is_kept(
     assert waits == [waited]
 
 
+@pytest.mark.legacy("F4")
 def test_who_asks_to_be_left_alone_for_long_is_left_alone(
     proxy: Misbehaving, connect: Make, waits: list[float]
 ) -> None:
@@ -83,6 +87,7 @@ def test_who_asks_to_be_left_alone_for_long_is_left_alone(
     assert (len(proxy.seen), waits) == (1, [])
 
 
+@pytest.mark.legacy("F3")
 @pytest.mark.parametrize(
     "fault",
     [busy(503), answer(502), lose_request, lose_answer, cut_after(3)],
@@ -95,6 +100,7 @@ def test_write_that_may_have_been_done_is_not_sent_again(proxy: Misbehaving, con
     assert len(proxy.seen) == 1
 
 
+@pytest.mark.legacy("F4")
 def test_write_that_was_not_looked_at_is_sent_again(api: Api, proxy: Misbehaving, connect: Make) -> None:
     proxy.next(busy(429, "1"))
     assert connect().create(THINGS, MARKER, {"name": "Ana"}) == "1"
@@ -111,6 +117,7 @@ def test_write_that_fails_over_there_is_unreachable_where_everything_fails(proxy
         connect(whoami="", who="").create(THINGS, MARKER, {"name": "Ana"})
 
 
+@pytest.mark.legacy("F1")
 def test_nobody_listens(proxy: Misbehaving, connect: Make) -> None:
     rest = connect()
     proxy.down()
@@ -120,6 +127,7 @@ def test_nobody_listens(proxy: Misbehaving, connect: Make) -> None:
     assert rest.open() == "ana"
 
 
+@pytest.mark.legacy("F3")
 @pytest.mark.parametrize(
     ("limits", "seconds"), [(Limits(read_seconds=0.05), 0.3), (Limits(total_seconds=0.05), 0.3)], ids=["read", "total"]
 )
@@ -133,6 +141,7 @@ def test_answer_that_takes_too_long_is_not_waited_for(
     assert api.done == [("create", "1")]  # it went through all the same
 
 
+@pytest.mark.legacy("F21")
 def test_body_that_drips_is_cut_off(proxy: Misbehaving, connect: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def drip(exchange: Exchange) -> None:
         exchange.tell(200, "OK", list(JSON.items()), b'{"login": ' + b" " * 1_000 + b'"ana"}', cut_after=10)
@@ -154,6 +163,7 @@ def test_calls_keep_a_pace(proxy: Misbehaving, connect: Make, waits: list[float]
 # --- What is no answer ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("F20")
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
@@ -183,6 +193,7 @@ def test_broken_json_is_tried_again_and_then_unreachable(proxy: Misbehaving, con
         list(connect().keys(THINGS))
 
 
+@pytest.mark.legacy("F21")
 def test_body_that_is_too_large_is_cut_off(proxy: Misbehaving, connect: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest_http, "BODY_BYTES_MAX", 1024**2)
     sent: list[int] = []
@@ -208,6 +219,7 @@ def test_question_that_they_do_not_take_is_a_wrong_configuration(
         list(connect().keys(THINGS))
 
 
+@pytest.mark.legacy("S9")
 def test_business_error_in_a_list_with_status_200_is_not_an_empty_list(proxy: Misbehaving, connect: Make) -> None:
     proxy.next(answer(200, b'{"data": [], "error": {"code": 9, "message": "Key expired."}}', JSON))
     with pytest.raises(Misconfigured, match="Key expired"):

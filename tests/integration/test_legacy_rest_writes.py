@@ -24,6 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Records ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("S14")
 def test_decimals_are_exact_and_absent_is_not_null(api: Api, rest: Rest, proxy: Misbehaving) -> None:
     body = b'{"data": [{"id": 1, "updated_at": null, "name": null, "price": 1234567890.1200000000000000001}]}'
     proxy.when(answer(200, body), path="/things")
@@ -31,6 +32,7 @@ def test_decimals_are_exact_and_absent_is_not_null(api: Api, rest: Rest, proxy: 
     assert record.values == {"name": None, "price": Decimal("1234567890.1200000000000000001")}
 
 
+@pytest.mark.legacy("S4")
 def test_archived_records_are_seen_with_what_shows_them(api: Api, rest: Rest) -> None:
     api.put(archived=True)
     assert a_pass(rest, THINGS, {})[0] == []
@@ -94,6 +96,7 @@ def test_decimals_may_be_written_as_text(api: Api, proxy: Misbehaving) -> None:
     assert api.records[key]["price"] == "18.10"
 
 
+@pytest.mark.legacy("S12")
 def test_create_whose_answer_was_lost_is_found_by_its_marker(api: Api, rest: Rest, proxy: Misbehaving) -> None:
     proxy.when(lose_answer, method="POST")
     with pytest.raises(Unreachable):
@@ -119,6 +122,8 @@ def test_marker_that_several_records_have_is_refused(api: Api, rest: Rest) -> No
 KEYED = replace(THINGS, marker="", find_by="", idempotency_header="Idempotency-Key")
 
 
+@pytest.mark.legacy("S12")
+@pytest.mark.legacy("F21")
 @pytest.mark.parametrize("fault", [lose_answer, twice])
 def test_create_under_an_idempotency_key_is_done_once(
     api: Api, rest: Rest, proxy: Misbehaving, fault: Any, quick: None
@@ -130,6 +135,7 @@ def test_create_under_an_idempotency_key_is_done_once(
     assert api.done == [("create", key)]
 
 
+@pytest.mark.legacy("S13")
 def test_error_that_was_stored_for_a_key_does_not_stay_once_the_record_is_mended(api: Api, rest: Rest) -> None:
     api.idempotent = True
     for source in (KEYED, replace(KEYED, marker="external_id", find_by="external_id")):
@@ -154,6 +160,7 @@ def test_update_writes_the_changed_places_and_keeps_the_rest(api: Api, rest: Res
         assert raw["address"]["zip"] == "53111"
 
 
+@pytest.mark.legacy("S11")
 @pytest.mark.parametrize("etag", [True, False])
 @pytest.mark.parametrize("what", ["update", "delete"])
 def test_record_that_changed_since_it_was_read_is_not_written(api: Api, rest: Rest, what: str, etag: bool) -> None:
@@ -177,6 +184,7 @@ def test_record_from_a_list_is_written_on_the_condition_of_what_is_read_then(api
         rest.update(source, read, {"name": "Ann"}, {"name"})
 
 
+@pytest.mark.legacy("S11")
 @pytest.mark.parametrize("etags", ["weak", "none"])
 def test_etag_that_guards_nothing_is_a_wrong_configuration(api: Api, rest: Rest, etags: str) -> None:
     api.etags = etags
@@ -186,6 +194,7 @@ def test_etag_that_guards_nothing_is_a_wrong_configuration(api: Api, rest: Rest,
     assert api.records[key]["name"] == "Ana"
 
 
+@pytest.mark.legacy("F3")
 def test_conditional_update_whose_answer_was_lost_is_told_as_changed(
     api: Api, rest: Rest, proxy: Misbehaving, quick: None
 ) -> None:
@@ -200,6 +209,7 @@ def test_conditional_update_whose_answer_was_lost_is_told_as_changed(
     assert api.done == [("update", key)]
 
 
+@pytest.mark.legacy("F3")
 def test_update_without_a_condition_whose_answer_was_lost_is_not_sent_again(
     api: Api, rest: Rest, proxy: Misbehaving
 ) -> None:
@@ -211,6 +221,7 @@ def test_update_without_a_condition_whose_answer_was_lost_is_not_sent_again(
     assert api.done == [("update", key)]
 
 
+@pytest.mark.legacy("S11")
 def test_update_that_was_answered_well_and_not_done_is_refused(api: Api, rest: Rest) -> None:
     api.deaf_to = "name"
     key = api.put(name="Ana")
@@ -218,6 +229,7 @@ def test_update_that_was_answered_well_and_not_done_is_refused(api: Api, rest: R
         rest.update(THINGS, one(rest, key), {"name": "Ann"}, {"name"})
 
 
+@pytest.mark.legacy("S10")
 @pytest.mark.parametrize(
     ("theirs", "ours", "alike"),
     [
@@ -256,6 +268,7 @@ def test_update_of_what_is_gone_is_told_as_changed(api: Api, rest: Rest) -> None
             rest.update(replace(THINGS, etag=etag), read, {"name": "Ann"}, {"name"})
 
 
+@pytest.mark.legacy("S9")
 @pytest.mark.parametrize(
     ("name", "raised", "words"),
     [

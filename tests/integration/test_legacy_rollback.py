@@ -59,6 +59,7 @@ def work(ledger: Ledger) -> Run:
     return ledger.sync(*MAPPINGS)
 
 
+@pytest.mark.legacy("L5")
 def test_what_a_run_made_changed_and_deleted_is_as_it_was(ledger: Ledger) -> None:
     before = everything()
     found = undo(ledger, work(ledger))
@@ -126,6 +127,7 @@ def test_record_that_was_deleted_by_mistake_is_the_same_row_again_without_any_na
     assert set(Customer.objects.values_list("pk", flat=True)) == rows
 
 
+@pytest.mark.legacy("L5")
 def test_row_that_was_changed_since_is_left_and_listed(ledger: Ledger) -> None:
     run = work(ledger)
     Customer.objects.filter(code="ANA").update(phone="1")
@@ -136,6 +138,7 @@ def test_row_that_was_changed_since_is_left_and_listed(ledger: Ledger) -> None:
     assert customers() == {"ANA": "Graz", "BO": "Oslo", "CY": "Rome"}
 
 
+@pytest.mark.legacy("L5")
 def test_what_somebody_else_refers_to_by_now_is_left_and_listed(ledger: Ledger) -> None:
     run = work(ledger)
     cy = Customer.objects.get(code="CY")
@@ -217,6 +220,7 @@ def test_row_that_a_run_wrote_twice_is_as_it_was_before_the_first(ledger: Ledger
     assert len(everything()[0]) == len(before[0])
 
 
+@pytest.mark.legacy("L5")
 def test_killed_run_is_taken_back_and_read_again_from_its_beginning() -> None:
     ledger = Ledger()
     for n in range(7):

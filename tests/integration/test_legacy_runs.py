@@ -169,6 +169,7 @@ def test_lines_added_and_deleted_there_are_so_here(ledger: Ledger) -> None:
     assert Link.objects.filter(mapping="order_line").count() == 2
 
 
+@pytest.mark.legacy("L2")
 @pytest.mark.parametrize("answered", [False, True], ids=["before the call", "after the call, the answer lost"])
 def test_run_killed_at_any_call_is_finished_by_the_next_and_nothing_is_there_twice(answered: bool) -> None:
     for at in range(1, 200):
@@ -203,6 +204,7 @@ def test_run_killed_at_any_call_is_finished_by_the_next_and_nothing_is_there_twi
     raise AssertionError("the run never came to its end")
 
 
+@pytest.mark.legacy("F17")
 def test_killed_run_is_shown_as_killed(ledger: Ledger) -> None:
     ledger.break_off(2, Killed, answered=False)
     with pytest.raises(Killed):
@@ -220,6 +222,7 @@ def test_system_that_is_down_changes_nothing(ledger: Ledger) -> None:
     assert not Customer.objects.exists()
 
 
+@pytest.mark.legacy("F2")
 def test_system_that_goes_down_midway_keeps_what_was_committed_and_goes_on(ledger: Ledger) -> None:
     for number in range(6):
         ledger.put("party", code=f"C{number}", name="x")
@@ -252,6 +255,7 @@ def test_mended_dead_letter_is_taken_over_and_gone(ledger: Ledger) -> None:
     assert not DeadLetter.objects.exists()
 
 
+@pytest.mark.legacy("F8")
 def test_dead_letter_is_tried_at_once_when_the_mapping_was_mended(ledger: Ledger) -> None:
     ledger.put("party", code="ANA", name="Ana", city="K")
     cities = {"B": "Berlin"}
@@ -264,6 +268,7 @@ def test_dead_letter_is_tried_at_once_when_the_mapping_was_mended(ledger: Ledger
     assert Customer.objects.get().city == "Köln"
 
 
+@pytest.mark.legacy("L3")
 def test_dead_letter_is_tried_again_later_and_later(ledger: Ledger) -> None:
     ledger.put("party", code="C" * 99, name="Bo")
     waits = []
@@ -318,6 +323,7 @@ def test_same_field_changed_on_both_sides_is_theirs(ledger: Ledger) -> None:
     assert ledger.records["party"][key]["city"] == "Oslo"
 
 
+@pytest.mark.legacy("S11")
 def test_change_over_there_between_reading_and_writing_is_not_overwritten(ledger: Ledger) -> None:
     key = ledger.put("party", code="ANA", name="Ana", city="Berlin", phone="1")
     ledger.sync()
@@ -351,6 +357,7 @@ def test_change_that_commits_after_a_run_looked_is_sent_by_the_next(ledger: Ledg
     assert ledger.records["party"][key]["city"] == "Graz"
 
 
+@pytest.mark.legacy("F10")
 def test_parent_that_came_after_its_own_page_is_fetched(ledger: Ledger) -> None:
     an_order(ledger)
 

@@ -98,6 +98,7 @@ def test_run_that_would_delete_too_much_stops() -> None:
     assert Customer.objects.count() == 7
 
 
+@pytest.mark.legacy("L6")
 def test_empty_key_list_deletes_nothing_however_small_the_table() -> None:
     ledger = parties(1)
     ledger.listed = lambda source: iter([])
@@ -122,6 +123,7 @@ def test_few_changes_are_never_too_many_in_a_small_table() -> None:
     assert Customer.objects.count() == 2
 
 
+@pytest.mark.legacy("L6")
 def test_first_contact_that_would_overwrite_too_much_stops() -> None:
     ledger, mapping = Ledger(page_records=4), replace(CUSTOMER, match="code")
     for n in range(10):
@@ -165,6 +167,7 @@ def spoil(ledger: Ledger, number: int) -> None:
         ledger.put("party", key, code="C" * 99)
 
 
+@pytest.mark.legacy("L6")
 def test_run_in_which_too_many_fail_stops_and_keeps_what_went_well() -> None:
     ledger = parties()
     spoil(ledger, 3)
@@ -211,6 +214,7 @@ def test_run_takes_back_what_it_wrote_where_the_mapping_says_so_and_the_next_rea
 # --- Who we are, and whether we may ---------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("S6")
 def test_system_that_knows_us_as_somebody_else_stops_the_run_until_a_person_says_so() -> None:
     ledger = parties()
     ledger.identity = "a guest"
@@ -223,6 +227,7 @@ def test_system_that_knows_us_as_somebody_else_stops_the_run_until_a_person_says
     assert ledger.sync(DELETING).state == State.DONE
 
 
+@pytest.mark.legacy("S12")
 @pytest.mark.parametrize(
     ("mapping", "capabilities", "error"),
     [
@@ -261,6 +266,7 @@ def test_bug_of_a_connector_is_in_the_run_too() -> None:
 # --- The circuit breaker ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("F1")
 def test_system_that_does_not_answer_is_left_alone_longer_and_longer_and_asked_again(settings: LazySettings) -> None:
     ledger = parties()
     down(ledger)

@@ -147,6 +147,7 @@ def test_state_counts_for_the_records_before_it_only(table: Source) -> None:
     assert keys(passed(table.connect(), cursor=pages[-1].cursor)) == ["3", "4", "5", "6", "7"]
 
 
+@pytest.mark.legacy("S1")
 def test_record_that_is_committed_late_with_an_earlier_stamp_is_found(table: Source, monkeypatch: Any) -> None:
     clock = [1_000.0]
     monkeypatch.setattr(singer_stream, "time", lambda: clock[0])
@@ -391,6 +392,7 @@ def names() -> dict[str | None, str]:
     return dict(Customer.objects.values_list("code", "name"))
 
 
+@pytest.mark.legacy("L2")
 @pytest.mark.usefixtures("small_pages")
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("state_every", [0, 1, 2, 3])
@@ -410,6 +412,8 @@ def test_run_that_is_killed_between_pages_loses_nothing_and_applies_nothing_twic
     assert History.objects.count() == 7 + 1
 
 
+@pytest.mark.legacy("S8")
+@pytest.mark.legacy("F2")
 @pytest.mark.usefixtures("small_pages")
 @pytest.mark.django_db(transaction=True)
 def test_what_a_full_table_lacks_is_deleted_but_not_after_a_tap_that_died(table: Source) -> None:
@@ -493,6 +497,7 @@ def test_real_tap_tells_a_full_table_as_a_whole(tap_postgres: str, users: dict[s
     assert pages[-1].whole
 
 
+@pytest.mark.legacy("F20")
 @pytest.mark.slow
 def test_real_tap_names_a_column_that_went_away(tap_postgres: str, users: dict[str, Any]) -> None:
     execute("ALTER TABLE crm.users DROP COLUMN city")
@@ -500,6 +505,7 @@ def test_real_tap_names_a_column_that_went_away(tap_postgres: str, users: dict[s
         passed(Singer([tap_postgres], users), Stream("crm-users"))
 
 
+@pytest.mark.legacy("F1")
 @pytest.mark.slow
 def test_real_tap_whose_database_is_away_is_unreachable(tap_postgres: str, users: dict[str, Any]) -> None:
     away = {**users, "sqlalchemy_url": "postgresql+psycopg2://me:hushhush@127.0.0.1:1/none"}

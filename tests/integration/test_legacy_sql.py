@@ -18,6 +18,8 @@ CUSTOMERS = Table("customers", stamp=("updated_at", "created_at"), marker="marke
 UNCREATED = Table("customers", stamp="updated_at")
 
 
+@pytest.mark.legacy("S2")
+@pytest.mark.legacy("F7")
 def test_records_with_one_stamp_all_come_across_pages(base: Base, sql: Sql) -> None:
     base.customers([f"c{number}" for number in range(10)], NOON)
     found, cursor = read(sql, CUSTOMERS, ["name"])
@@ -27,6 +29,7 @@ def test_records_with_one_stamp_all_come_across_pages(base: Base, sql: Sql) -> N
     assert {f"d{number}" for number in range(9)} <= names(found)
 
 
+@pytest.mark.legacy("S1")
 def test_rows_that_are_committed_late_with_the_stamp_of_their_beginning_are_found(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +58,8 @@ def test_rows_that_are_committed_late_with_the_stamp_of_their_beginning_are_foun
     assert len(names(found | more)) == (1_501 if base.kind == "sqlite" else 1_502)
 
 
+@pytest.mark.legacy("S7")
+@pytest.mark.legacy("F6")
 def test_records_that_move_while_paging_are_in_this_pass_or_the_next(base: Base, sql: Sql) -> None:
     base.customers([f"c{number:02}" for number in range(12)], NOON)
 
@@ -68,6 +73,7 @@ def test_records_that_move_while_paging_are_in_this_pass_or_the_next(base: Base,
     assert {each.values["name"]: each.values["city"] for each in again.values()} == there
 
 
+@pytest.mark.legacy("S3")
 def test_record_without_a_changed_at_counts_from_its_creation(base: Base, sql: Sql) -> None:
     base.customers(["old"], NOON)
     _, cursor = read(sql, CUSTOMERS, ["name"])
@@ -77,6 +83,7 @@ def test_record_without_a_changed_at_counts_from_its_creation(base: Base, sql: S
     assert "new" in names(read(sql, CUSTOMERS, ["name"], cursor)[0])
 
 
+@pytest.mark.legacy("S3")
 def test_record_that_never_got_a_stamp_is_read_in_every_pass(base: Base, sql: Sql) -> None:
     base.customers(["stamped"], NOON)
     _, cursor = read(sql, UNCREATED, ["name"])
@@ -84,6 +91,7 @@ def test_record_that_never_got_a_stamp_is_read_in_every_pass(base: Base, sql: Sq
     assert "unstamped" in names(read(sql, UNCREATED, ["name"], cursor)[0])
 
 
+@pytest.mark.legacy("S2")
 def test_whole_seconds_lose_nothing_that_comes_within_the_same_second(base: Base, sql: Sql) -> None:
     second = dt.datetime.now(dt.UTC).replace(microsecond=0)
     base.customers(["a"], second)
@@ -117,6 +125,7 @@ def test_quiet_source_is_asked_for_its_newest_stamp_and_nothing_else(base: Base)
     sql.close()
 
 
+@pytest.mark.legacy("F18")
 def test_stamps_of_a_clock_that_was_an_hour_ahead_hide_nothing(base: Base, sql: Sql) -> None:
     now = dt.datetime.now(dt.UTC)
     base.customers(["ahead"], now + dt.timedelta(hours=1))
@@ -125,6 +134,7 @@ def test_stamps_of_a_clock_that_was_an_hour_ahead_hide_nothing(base: Base, sql: 
     assert "mended" in names(read(sql, CUSTOMERS, ["name"], cursor)[0])
 
 
+@pytest.mark.legacy("F18")
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_our_own_clock_may_be_an_hour_off(base: Base, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     sql, now = Sql(base.url, overlap_seconds=30), dt.datetime.now(dt.UTC)
@@ -138,6 +148,7 @@ def test_our_own_clock_may_be_an_hour_off(base: Base, monkeypatch: pytest.Monkey
     sql.close()
 
 
+@pytest.mark.legacy("F19")
 def test_night_that_has_an_hour_twice_hides_nothing(base: Base, sql: Sql) -> None:
     parts = Table("parts", key="code", stamp="changed", zone="Europe/Berlin")
     add = "INSERT INTO parts (code, name, changed) VALUES (:code, :code, :at)"

@@ -37,6 +37,7 @@ def test_same_account_is_told_in_the_same_words(base: Base, sql: Sql) -> None:
     again.close()
 
 
+@pytest.mark.legacy("F20")
 def test_table_that_was_renamed_overnight_is_named(base: Base, sql: Sql) -> None:
     base.customers([f"c{number}" for number in range(9)], NOON)
     page = sql.changes(CUSTOMERS, ["name"], {})
@@ -50,6 +51,7 @@ def test_table_that_was_renamed_overnight_is_named(base: Base, sql: Sql) -> None
     base.execute("ALTER TABLE clients RENAME TO customers")
 
 
+@pytest.mark.legacy("F20")
 @pytest.mark.parametrize(
     ("table", "place", "named"),
     [
@@ -65,6 +67,7 @@ def test_what_does_not_fit_is_named(base: Base, sql: Sql, table: Table, place: s
         sql.changes(table, [place], {})
 
 
+@pytest.mark.legacy("F20")
 def test_column_that_became_another_type_overnight_begins_again(base: Base, sql: Sql) -> None:
     base.customers(["Ana"], NOON)
     _, cursor = read(sql, CUSTOMERS, ["name"])
@@ -125,6 +128,7 @@ def test_address_that_cannot_be_right_is_told(url: str, says: str) -> None:
     assert "secret" not in str(caught.value).replace("no URL", "")
 
 
+@pytest.mark.legacy("F1")
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mariadb", "mysql+pymysql"])
 def test_server_that_is_not_there_is_unreachable(scheme: str) -> None:
     sql = Sql(
@@ -137,6 +141,7 @@ def test_server_that_is_not_there_is_unreachable(scheme: str) -> None:
     assert "secret" not in f"{caught.value} {sql!r} {caught.value.__cause__}"
 
 
+@pytest.mark.legacy("S1")
 def test_source_that_hides_its_transactions_is_said_to_be_inexact(base: Base, sql: Sql) -> None:
     if base.kind != "postgresql":
         read(sql, CUSTOMERS, ["name"])
@@ -171,6 +176,7 @@ def test_wrong_password_is_told_without_it(own_postgresql: Path, mariadb_server:
                 assert "sesame" not in str(caught.value) + repr(sql)
 
 
+@pytest.mark.legacy("F2")
 @pytest.mark.slow
 def test_database_that_stops_in_the_middle_is_gone_on_with_later(own_postgresql: Path, mariadb_server: MariaDb) -> None:
     folder = own_postgresql

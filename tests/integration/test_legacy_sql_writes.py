@@ -88,6 +88,7 @@ def test_refused_line_takes_the_whole_write_back(base: Base, sql: Sql, order: Re
 # --- Somebody else was faster -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.legacy("S11")
 @pytest.mark.parametrize(
     "theirs",
     [
@@ -205,6 +206,7 @@ def test_lock_that_is_not_let_go_is_not_waited_for_for_ever(base: Base, order: R
     sql.close()
 
 
+@pytest.mark.legacy("S11")
 def test_write_waits_for_one_that_is_on_its_way_and_then_sees_it(base: Base, sql: Sql, order: Record) -> None:
     asked = Event()
 

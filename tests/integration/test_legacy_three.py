@@ -222,6 +222,7 @@ def rounds(loud: Ledger, quiet: Ledger, mappings: list[Mapping], number: int) ->
     return len(loud.written) + len(quiet.written) - before
 
 
+@pytest.mark.legacy("L4")
 def test_systems_that_correct_each_other_for_ever_are_stopped_and_shown(settings: LazySettings) -> None:
     loud, quiet, mappings = opposed()
     Customer.objects.create(name="Ana", city="Berlin")

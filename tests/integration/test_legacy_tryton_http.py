@@ -94,6 +94,7 @@ def says(server: Server, *answers: Answer | None) -> None:
     server.answer = answer
 
 
+@pytest.mark.legacy("F4")
 @pytest.mark.parametrize(
     "first",
     [(503, {"Retry-After": "1"}, ""), (429, {"Retry-After": "soon"}, ""), (502, {}, "<html>"), (200, {}, ""), None],
@@ -112,6 +113,7 @@ def test_read_is_given_up_after_some_tries(server: Server, session: Session) -> 
     assert len(server.calls) == tryton_rpc.READ_TRIES_MAX
 
 
+@pytest.mark.legacy("F3")
 @pytest.mark.parametrize("first", [None, (200, {}, "")], ids=["connection closed", "empty"])
 def test_write_whose_answer_was_lost_is_not_sent_again(server: Server, session: Session, first: Answer | None) -> None:
     says(server, first, ok([7]))
@@ -120,12 +122,14 @@ def test_write_whose_answer_was_lost_is_not_sent_again(server: Server, session: 
     assert server.calls == ["model.party.party.create"]
 
 
+@pytest.mark.legacy("F5")
 def test_session_that_timed_out_is_renewed(server: Server, session: Session) -> None:
     says(server, (401, {}, ""), ok([7]))
     assert session.call("party.party", "create", [{}]) == [7]
     assert server.calls == ["model.party.party.create", "common.db.login", "model.party.party.create"]
 
 
+@pytest.mark.legacy("S9")
 @pytest.mark.parametrize(
     ("answer", "raised", "words"),
     [
@@ -146,6 +150,7 @@ def test_each_way_to_fail_is_told_apart(
         session.call("party.party", "write", [1], {})
 
 
+@pytest.mark.legacy("F20")
 def test_field_that_is_not_there_any_more_is_a_wrong_configuration(server: Server, session: Session) -> None:
     says(server, error("'old_name'", ""))
     with pytest.raises(Misconfigured, match="as the mapping asks"):

@@ -120,6 +120,7 @@ def test_webhook_is_stored_before_it_is_answered_whatever_the_system_does(ledger
 # --- It could leak: what is forged is believed, or an answer or a log tells what it should not ---
 
 
+@pytest.mark.legacy("F14")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -137,6 +138,7 @@ def test_forged_webhook_is_refused_and_leaves_nothing(system: System, headers: d
     assert not Operation.objects.exists()
 
 
+@pytest.mark.legacy("F14")
 def test_secret_of_one_system_is_not_believed_for_another(ledger: Ledger) -> None:
     with listening(ledger, Hook(SecretPath(), WHERE)):
         assert send(about("1"), {"X": "1"}, "/legacy/ledger/webhook/not%20yours").status_code == 401
@@ -182,6 +184,7 @@ def test_operation_is_told_to_who_sent_it_and_to_staff_alone(ledger: Ledger, sys
 # --- It could tear: two writers, or something old over something new ---
 
 
+@pytest.mark.legacy("F13")
 def test_late_webhook_does_not_bring_back_what_was(ledger: Ledger, system: System) -> None:
     """Out of order: the record is fetched, so the order in which they arrive says nothing."""
     key = ledger.put("party", code="1", name="Ana", city="Berlin")
@@ -192,6 +195,7 @@ def test_late_webhook_does_not_bring_back_what_was(ledger: Ledger, system: Syste
     assert (city(key), History.objects.count()) == ("Bonn", 1)
 
 
+@pytest.mark.legacy("L1")
 def test_webhook_during_a_run_waits_its_turn(ledger: Ledger, system: System) -> None:
     key = ledger.put("party", code="1", name="Ana", city="Berlin")
     with alone("sync_legacy", "ledger"):
@@ -216,6 +220,7 @@ def test_what_an_unfinished_run_had_read_does_not_overwrite_what_a_webhook_broug
     assert not Waiting.objects.exists()
 
 
+@pytest.mark.legacy("L4")
 def test_webhook_makes_no_echo(ledger: Ledger, system: System) -> None:
     key = ledger.put("party", code="1", name="Ana", city="Berlin")
     send(about(key))
@@ -226,6 +231,7 @@ def test_webhook_makes_no_echo(ledger: Ledger, system: System) -> None:
 # --- twice ---
 
 
+@pytest.mark.legacy("F12")
 def test_webhook_that_comes_twice_is_applied_once_and_answered_as_the_first_was(ledger: Ledger, system: System) -> None:
     key = ledger.put("party", code="1", name="Ana", city="Berlin")
     body = about(key)
@@ -247,6 +253,7 @@ def test_event_is_known_by_the_id_in_its_body_too(ledger: Ledger) -> None:
     assert one == two
 
 
+@pytest.mark.legacy("F12")
 def test_same_webhook_from_many_at_once_is_stored_once(ledger: Ledger) -> None:
     with listening(ledger, ASYNC):
         body = about(ledger.put("party", code="1", name="Ana", city="Berlin"))
@@ -303,6 +310,7 @@ def test_run_of_sync_legacy_applies_what_waits(ledger: Ledger) -> None:
     assert Hint.objects.get().outcome == "created"
 
 
+@pytest.mark.legacy("F10")
 def test_parent_that_is_not_here_yet_comes_with_its_child(ledger: Ledger, system: System) -> None:
     customer = ledger.put("party", code="1", name="Ana", city="Berlin")
     item = ledger.put("item", code="7", name="Tea")
@@ -362,6 +370,7 @@ def test_told_deletion_of_what_is_still_there_deletes_nothing(ledger: Ledger) ->
     assert Customer.objects.count() == 1
 
 
+@pytest.mark.legacy("L6")
 def test_system_that_shows_nothing_any_more_does_not_empty_a_table(ledger: Ledger) -> None:
     """One at a time would pass the safety stop of each run; what comes within a day counts together."""
     with listening(ledger, mappings=(DELETES,)):
@@ -419,6 +428,7 @@ def test_payload_is_the_record_only_where_the_hook_says_so_and_the_newest_wins()
         assert city("1") == "Bonn"
 
 
+@pytest.mark.legacy("F13")
 def test_payload_that_is_older_than_what_a_poll_read_is_dropped() -> None:
     silent = mute()
     silent.put("party", "1", code="1", name="Ana", city="Paris")
@@ -477,6 +487,7 @@ def another_process(dies: bool, later: float) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", PROCESS], env=environment, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.legacy("F17")
 @pytest.mark.slow
 def test_process_that_is_really_killed_leaves_a_lease_and_no_lock(ledger: Ledger) -> None:
     with listening(ledger, ASYNC):
@@ -571,6 +582,7 @@ def test_secrets_can_be_changed_one_by_one(system: System, settings: Any) -> Non
     assert [send(about("1"), signed(about("1"), secret=each)).status_code for each in (SECRET, new)] == [401, 200]
 
 
+@pytest.mark.legacy("F15")
 def test_body_over_its_limit_is_refused(system: System, settings: Any) -> None:
     settings.LEGACY_WEBHOOK_BODY_BYTES_MAX = 1_000
     answer = send(about("1", pad="x" * 1_000))

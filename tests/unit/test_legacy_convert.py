@@ -112,6 +112,7 @@ def test_day_goes_there_and_comes_back(day: dt.date, form: str) -> None:
     assert Day(form).pull(Day(form).push(day)) == day
 
 
+@pytest.mark.legacy("F19")
 @given(st.datetimes(dt.datetime(1971, 1, 1), dt.datetime(2099, 1, 1)), st.sampled_from(["UTC", "Europe/Berlin"]))
 def test_moment_comes_back_but_for_the_hour_that_a_night_has_twice(naive: dt.datetime, zone: str) -> None:
     how, moment = Moment(zone), naive.replace(tzinfo=UTC)

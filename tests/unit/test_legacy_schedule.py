@@ -25,6 +25,7 @@ def all_between(expression: str, zone: str, begin: str, end: str) -> list[str]:
     return found
 
 
+@pytest.mark.legacy("F19")
 @pytest.mark.parametrize(
     ("expression", "begin", "end", "runs"),
     [

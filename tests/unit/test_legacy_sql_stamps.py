@@ -73,6 +73,7 @@ def missed(
     return set(range(len(written))) - seen
 
 
+@pytest.mark.legacy("F19")
 @settings(max_examples=300)
 @given(kind=kinds, written=writes, times=passes)
 def test_nothing_is_missed_through_the_night_that_has_an_hour_twice(
@@ -81,6 +82,7 @@ def test_nothing_is_missed_through_the_night_that_has_an_hour_twice(
     assert missed(kind, written, times) == set()
 
 
+@pytest.mark.legacy("S1")
 @settings(max_examples=300)
 @given(kind=kinds, written=long_writes, times=passes)
 def test_no_overlap_is_needed_where_open_transactions_are_known(
@@ -89,6 +91,7 @@ def test_no_overlap_is_needed_where_open_transactions_are_known(
     assert missed(kind, written, times, overlap=0, exact=True) == set()
 
 
+@pytest.mark.legacy("F18")
 @settings(max_examples=300)
 @given(kind=kinds, written=writes, times=passes, jump=jumps, when=seconds)
 def test_nothing_is_missed_when_our_own_clock_jumps(
@@ -97,6 +100,7 @@ def test_nothing_is_missed_when_our_own_clock_jumps(
     assert missed(kind, written, times, ours=lambda at: at + jump if at > when else at) == set()
 
 
+@pytest.mark.legacy("F18")
 @settings(max_examples=300)
 @given(kind=kinds, written=writes, times=passes, jump=jumps, when=seconds)
 def test_nothing_is_missed_when_their_clock_jumps(
@@ -105,6 +109,7 @@ def test_nothing_is_missed_when_their_clock_jumps(
     assert missed(kind, written, times, theirs=lambda at: at + jump if at > when else at) == set()
 
 
+@pytest.mark.legacy("F18")
 @example(kind="aware", written=[(3000, 0), (2900, 300)], times=[3001], apart=-3600)  # looks settled at once
 @example(kind="local", written=[(10440.4, 437), (15900, 291), (8100, 450)], times=[8820.8, 9660.4], apart=-3180)
 @settings(max_examples=300)
