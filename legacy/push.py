@@ -17,6 +17,7 @@ from legacy.mapping import Mapping as Declared
 from legacy.merging import differs
 from legacy.models import Cursor, DeadLetter, Link, Run
 from legacy.rows import Ours, read
+from legacy.safety import guard_their_records
 from sync.models import History
 from sync.sql import Uuids, array, block, cursor, quote
 
@@ -30,10 +31,11 @@ def push(exchange: Exchange, mapping: Declared) -> None:
     """Send every row that others than this system's runs changed since the last run and that differs from the agreed.
 
     The cursor moves at the end only. A run that was killed looks at the same rows again; what had arrived is agreed,
-    so nothing is sent twice.
+    so nothing is sent twice. Raises Stopped before anything is sent where too much was deleted.
     """
     at = exchange.cursor(mapping, PUSH)
     position: dict[str, Any] = _now()
+    guard_their_records(exchange, mapping, _gone(exchange, mapping, at.state, position))
     seen, later = 0, set()
     for rows in _candidates(exchange, mapping, at.state, position):
         later |= _send_page(exchange, mapping, rows)
@@ -95,10 +97,16 @@ def _candidates(exchange: Exchange, mapping: Declared, since: Document, now: Doc
     yield from (again[at : at + PAGE_ROWS] for at in range(0, len(again), PAGE_ROWS))
     links = Link.objects.filter(system=exchange.system, mapping=mapping.name, due=True)
     yield from _pages(lambda after: _ids(links.filter(row__gt=after), "row"))
+    if since.get("database") != now["database"]:
+        yield from _pages(lambda after: _ids(mapping.model._default_manager.filter(pk__gt=after), "pk"))
+    yield from _gone(exchange, mapping, since, now)
+
+
+def _gone(exchange: Exchange, mapping: Declared, since: Document, now: Document) -> Iterator[list[str]]:
+    """Ids of rows that were changed, those that were deleted among them; at first, of those that were deleted alone."""
     if since.get("database") == now["database"]:
         yield from _pages(lambda after: _changed(exchange, mapping, since["snapshot"], after))
     else:
-        yield from _pages(lambda after: _ids(mapping.model._default_manager.filter(pk__gt=after), "pk"))
         first = Run.objects.filter(system=exchange.system).order_by("started_at").values("started_at")[:1]
         gone = History.objects.filter(entity=mapping.entity.name, op="delete", at__gte=first).distinct()
         yield from _pages(lambda after: _ids(gone.filter(row_id__gt=after), "row_id"))

@@ -1,5 +1,6 @@
-"""The safety stop: what a run may do to our rows without a person who says `--force`."""
+"""The safety stop: what a run may do to our rows, and delete of theirs, without a person who says `--force`."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from django.conf import settings
@@ -29,6 +30,25 @@ def guard(exchange: Exchange, mapping: Mapping) -> None:
         changes, met = plan_waiting(exchange, mapping)
         if changes > _allowed(share, linked + met):
             raise Stopped(_told(exchange, mapping, changes, linked + met, "change"))
+
+
+def guard_their_records(exchange: Exchange, mapping: Mapping, pages: Iterable[list[str]]) -> None:
+    """Raises Stopped where more of the linked rows were deleted here than the mapping's share may be deleted there.
+
+    `pages`: ids of rows, the deleted ones among them. Nothing was sent yet, and the next run looks at them again.
+    """
+    if exchange.force or exchange.pretend or mapping.deletes not in ("push", "both"):
+        return
+    gone: set[str] = set()
+    for rows in pages:
+        linked = {str(link.row) for link in exchange.links_of(mapping.name, rows)}
+        here = mapping.model._default_manager.filter(pk__in=linked).values_list("pk", flat=True)
+        gone |= linked - {str(row) for row in here}
+    if gone:
+        *_, all_linked = _waiting(exchange, mapping)
+        share = _share(mapping.stop_deleted_share, settings.LEGACY_STOP_DELETED_SHARE_MAX)
+        if len(gone) > _allowed(share, all_linked):
+            raise Stopped(_told(exchange, mapping, len(gone), all_linked, f"delete in {exchange.system}"))
 
 
 def may_delete(exchange: Exchange, mapping: Mapping, keys: int) -> bool:

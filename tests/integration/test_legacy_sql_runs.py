@@ -259,6 +259,26 @@ def test_run_that_would_change_or_delete_too_much_stops_and_writes_nowhere(base:
 
 @pytest.mark.legacy("L6")
 @pytest.mark.usefixtures("few_are_many")
+def test_run_that_would_delete_too_much_over_there_stops_before_it_sends_anything(base: Base) -> None:
+    mapping = replace(CUSTOMER, deletes="push")
+    base.customers([f"C{number}" for number in range(10)], NOON)
+    sync(base, mapping)
+    Customer.objects.filter(code__in=("C7", "C8", "C9")).delete()
+    Customer.objects.filter(code="C1").update(city="Bonn")
+    before = base.execute("SELECT * FROM customers ORDER BY id")
+    for _ in range(2):  # it is asked again as long as nobody has said so
+        stopped = run(shop(base, mapping))
+        assert stopped.state == State.STOPPED and "would delete in shop 3 of 10" in stopped.error
+        assert base.execute("SELECT * FROM customers ORDER BY id") == before
+    assert run(shop(base, mapping), force=True).state == State.DONE
+    assert len(base.execute("SELECT * FROM customers")) == 7
+    Customer.objects.filter(code__in=("C5", "C6")).delete()
+    sync(base, mapping)
+    assert len(base.execute("SELECT * FROM customers")) == 5, "few are never too many"
+
+
+@pytest.mark.legacy("L6")
+@pytest.mark.usefixtures("few_are_many")
 def test_run_in_which_too_many_fail_takes_back_what_it_wrote(base: Base) -> None:
     mapping = replace(CUSTOMER, direction="pull", undo_failed=True)
     base.customers([f"C{number}" for number in range(10)], NOON)
