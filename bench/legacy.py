@@ -25,6 +25,7 @@ from legacy.mapping import F, Mapping
 from legacy.models import Run
 from legacy.runs import run as sync
 from legacy.systems import System
+from syncserver import collector
 
 ROWS = 20_000
 ROUNDS = 5
@@ -50,6 +51,7 @@ MAPPING = Mapping(
 
 
 def run(server: Server) -> Outcome:
+    collector.settle()  # as the command does
     url = make_url(server.database).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     found: dict[str, list[float]] = {"limit": [], "inside": [], "first": [], "quiet": [], "reread": []}
     with server.connect() as connection:

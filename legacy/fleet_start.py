@@ -5,3 +5,6 @@ import django
 django.setup()
 
 import legacy.fleet_process  # noqa: E402, F401 - its models need what was just set up
+from syncserver import collector  # noqa: E402
+
+collector.settle()

@@ -16,7 +16,7 @@ from legacy.connectors.sql_database import Clock, Database, fetched
 from legacy.connectors.sql_stamps import Form, packed, unpacked, window
 from legacy.connectors.sql_tables import Shape, Table, is_timestamp, key_text, places_of, split
 
-PAGE_RECORDS = 1_000  # of one answer: bounds the memory of both sides
+PAGE_RECORDS = 2_000  # of one answer: bounds the memory of both sides
 OVERLAP_SECONDS = 60  # longer than the source's longest transaction: rows are stamped before they are committed
 TIMEOUT_SECONDS = 60  # of one statement, which where no index helps reads a whole table
 

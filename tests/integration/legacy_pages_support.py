@@ -16,6 +16,7 @@ SYSTEMS = (
 )
 SYSTEM, RUN = "/admin/legacy/counterpart/", "/admin/legacy/run/"
 LETTER, LINK = "/admin/legacy/deadletter/", "/admin/legacy/link/"
+NOBODY = "01993f5e-0000-7000-8000-00000000dead"  # an id that nothing has
 NEARLY = (Same("name", by="letters", sure=False),)
 
 

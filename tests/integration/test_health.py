@@ -8,10 +8,15 @@ from django.test import Client
 from pytest_django import Settings
 
 from sync.prune import prune
-from tests.integration.sync_support import CONTACT, TestDevice, create, new_id, other_connection, sql, update
-
-OLD_TICK = (
-    "INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
+from tests.integration.sync_support import (
+    CONTACT,
+    TestDevice,
+    create,
+    new_id,
+    other_connection,
+    sql,
+    tick_of_long_ago,
+    update,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -75,13 +80,13 @@ def test_prune_waits_for_no_writer_and_leaves_what_one_holds_to_the_next_run() -
     for row in held, free:
         sql(CONTACT, [row, "here"])
     sql("DELETE FROM entities_contact WHERE id IN (%s, %s)", [held, free])
-    sql(OLD_TICK)
+    tick_of_long_ago()
     with other_connection() as other:
         other.execute(CONTACT, [held, "back"])
         prune()
         other.rollback()
     assert remembered(held, free) == {held}
-    sql(OLD_TICK)
+    tick_of_long_ago()
     prune()
     assert remembered(held, free) == set()
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from html import unescape
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -17,7 +16,7 @@ from entities.models import Customer
 from legacy import systems
 from legacy.models import Counterpart, DeadLetter, Link, Plan, Run, Waiting
 from tests.integration import legacy_pages_support as scene
-from tests.integration.legacy_pages_support import RUN, SYSTEM, failed, sync
+from tests.integration.legacy_pages_support import NOBODY, RUN, SYSTEM, failed, sync
 from tests.integration.legacy_support import down
 from tests.integration.pages_support import EVIL, clerk, shown
 
@@ -318,7 +317,7 @@ def test_rollback_needs_its_own_permission(started: list[tuple[str, ...]]) -> No
     assert started == []
 
 
-@pytest.mark.parametrize("address", [f"{RUN}{uuid4()}/change/", f"{RUN}nonsense/change/", f"{RUN}{uuid4()}/rollback/"])
+@pytest.mark.parametrize("address", [f"{RUN}{NOBODY}/change/", f"{RUN}nonsense/change/", f"{RUN}{NOBODY}/rollback/"])
 def test_run_that_there_is_not_is_not_found(address: str, admin_client: Client) -> None:
     assert admin_client.get(address).status_code == 404
 

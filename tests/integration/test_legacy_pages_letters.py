@@ -13,7 +13,7 @@ from pytest_django import Settings
 from entities.models import Customer, Product
 from legacy.models import DeadLetter, Link
 from tests.integration import legacy_pages_support as scene
-from tests.integration.legacy_pages_support import LETTER, LINK, failed, sync
+from tests.integration.legacy_pages_support import LETTER, LINK, NOBODY, failed, sync
 from tests.integration.legacy_support import down
 from tests.integration.pages_support import EVIL, clerk, shown
 from tests.integration.test_legacy_pages import declared, post
@@ -221,7 +221,7 @@ def test_unclear_record_is_left_alone(admin_client: Client) -> None:
     assert letter.kind == "ignored"
 
 
-@pytest.mark.parametrize("row", ["", "nonsense", str(uuid4())])
+@pytest.mark.parametrize("row", ["", "nonsense", NOBODY])
 def test_unclear_record_is_none_of_other_rows(row: str, admin_client: Client) -> None:
     letter, _, _ = unclear()
     post(admin_client, page(letter), do="say", row=row)

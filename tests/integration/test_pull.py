@@ -25,6 +25,7 @@ from tests.integration.sync_support import (
     other_connection,
     problem,
     sql,
+    tick_of_long_ago,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -293,10 +294,7 @@ def test_pull_token_older_than_forgotten_deletions_returns_410(settings: Setting
     old, row = TestDevice(), contact()
     old.pull()
     Contact.objects.filter(pk=row).delete()
-    sql(
-        "INSERT INTO sync_tick (at, horizon) "
-        "VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"
-    )
+    tick_of_long_ago()
     current = TestDevice()
     current.pull()
     assert prune()["tombstones"] >= 1

@@ -27,6 +27,7 @@ from legacy.runs import EXIT_CODES, pause, resume, roll_back_run, run
 from legacy.systems import System, declared, first_name, of_kind, system
 from legacy.webhooks.outbox import deliver_due
 from sync.alone import Busy
+from syncserver import collector
 
 HELP = """Take over what changed in the pre-existing system since the last run, then send it what changed here.
 
@@ -55,6 +56,10 @@ def seconds(text: str) -> int:
 
 class Command(BaseCommand):
     help = HELP
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        collector.settle()  # this process is ours
+        super().run_from_argv(argv)
 
     def create_parser(self, *arguments: Any, **options: Any) -> CommandParser:
         return super().create_parser(*arguments, formatter_class=RawDescriptionHelpFormatter, **options)
