@@ -118,6 +118,7 @@ def test_a_digest_tells_what_is_new_in_text_and_html_with_links(post: Post, sett
     assert "https://sync.example.org/admin/sync/conflict/?entity=contact" in text
 
 
+@pytest.mark.slow
 def test_links_of_alerts_lead_to_pages_of_the_admin(hook: Receiver, settings: Settings, admin_client: Client) -> None:
     settings.SYNC_PUBLIC_URL = "https://sync.example.org"
     conflict(at=ago(hours=25))
@@ -132,6 +133,7 @@ def test_links_of_alerts_lead_to_pages_of_the_admin(hook: Receiver, settings: Se
     assert [admin_client.get(page).status_code for page in pages] == [200] * 4
 
 
+@pytest.mark.slow
 def test_a_digest_is_sent_when_something_is_new_once_a_day_while_it_stands_and_when_all_is_over(post: Post) -> None:
     conflict(at=ago(hours=25))
     for hours in (0, 1, 22):
@@ -206,6 +208,7 @@ def test_each_open_conflict_is_announced_once_and_again_when_it_is_open_again(ho
     ]
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_sent_again_with_the_same_id_after_growing_pauses(hook: Receiver) -> None:
     hook.answers = [500, 302, 400, 204]
     hook.headers = {"Location": "/elsewhere"}
@@ -226,6 +229,7 @@ def test_retry_after_makes_a_pause_longer(hook: Receiver) -> None:
     assert AlertMessage.objects.get(tries=1).next_at == NOW + timedelta(hours=2)
 
 
+@pytest.mark.slow
 def test_a_message_is_given_up_after_about_three_days(hook: Receiver) -> None:
     assert 2.5 < sum(PAUSES_MINUTES) / 1440 < 3.5
     hook.answers = [500]
@@ -285,6 +289,7 @@ def test_both_secrets_sign_while_one_replaces_the_other(hook: Receiver, settings
     assert (at().state, hook.alerts("alert.raised")) == ("done", ["contact"])
 
 
+@pytest.mark.slow
 def test_many_alerts_come_in_few_messages_none_missing_and_none_twice(hook: Receiver, post: Post) -> None:
     wanted = {str(device(f"Tablet {number}", last_seen_at=ago(days=8)).pk) for number in range(250)}
     at()
@@ -296,6 +301,7 @@ def test_many_alerts_come_in_few_messages_none_missing_and_none_twice(hook: Rece
 # --- channels fail
 
 
+@pytest.mark.slow
 def test_a_failing_channel_hides_no_other_and_is_told_of_by_the_others(
     hook: Receiver, post: Post, settings: Settings
 ) -> None:
@@ -342,6 +348,7 @@ def test_a_channel_that_is_long_out_of_the_settings_is_forgotten_and_no_trouble_
     assert (AlertChannel.objects.count(), AlertMessage.objects.count(), Telling.objects.count()) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_channel_that_was_away_for_longer_than_a_message_lives_is_told_what_still_stands(hook: Receiver) -> None:
     hook.answers = [500]
     conflict(at=ago(hours=25))
@@ -438,6 +445,7 @@ def test_whatever_fails_or_is_killed_each_alert_is_told_once(seed: int, hook: Re
     assert len(post.subjects) == digests.count() == digests.exclude(told_at=None).count()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_sends_leaves_the_rest_to_the_next(hook: Receiver) -> None:
     late()
     hook.hold.clear()
@@ -508,6 +516,7 @@ def test_wrong_settings_of_one_channel_exit_with_3_after_the_others_were_told(
     assert hook.alerts("alert.raised") == ["contact"]
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time(hook: Receiver) -> None:
     late()
     with alone("sync_alerts"):
@@ -515,6 +524,7 @@ def test_one_run_at_a_time(hook: Receiver) -> None:
     assert hook.tries == []
 
 
+@pytest.mark.slow
 def test_prune_forgets_alerts_that_were_over_long_ago_and_what_was_told_of_them(hook: Receiver) -> None:
     conflict(at=ago(hours=25))
     rejection(at=ago(hours=25))

@@ -71,6 +71,7 @@ def test_line_of_a_long_text_shows_where_it_differs(admin_client: Client, tablet
     assert long[:100] not in told
 
 
+@pytest.mark.slow
 def test_list_takes_the_same_queries_for_many(
     admin_client: Client, tablet: TestDevice, django_assert_max_num_queries: Any
 ) -> None:
@@ -140,6 +141,7 @@ def test_many_are_decided_and_undone_together(admin_client: Client, tablet: Test
     assert set(Conflict.objects.values_list("state", flat=True)) == {"open"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["", "state=open"])
 def test_what_somebody_decided_after_the_preview_stays(admin_client: Client, tablet: TestDevice, query: str) -> None:
     conflicts = many(tablet, 2)

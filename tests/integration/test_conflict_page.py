@@ -110,6 +110,7 @@ def test_rule_of_the_model_is_told_beside_its_field(admin_client: Client, tablet
     assert "Enter a valid email address." in text_of(answer.content.decode())
 
 
+@pytest.mark.slow
 def test_row_that_moved_is_shown_and_never_overwritten(admin_client: Client, tablet: TestDevice) -> None:
     contact, conflict = met(tablet, {"phone": "9", "title": "Boss"}, {"phone": "7", "title": "Chief"})
     data = filled(admin_client, conflict, pick_phone="server", pick_title="device")
@@ -136,6 +137,7 @@ def test_decision_of_somebody_else_is_not_overturned_unseen(admin_client: Client
     assert Decision.objects.count() == 1
 
 
+@pytest.mark.slow
 def test_decided_conflict_can_be_overturned(admin_client: Client, tablet: TestDevice) -> None:
     contact, conflict = met(tablet, {"phone": "9"}, {"phone": "7"}, phone="1")
     decide(admin_client, conflict, pick_phone="device")

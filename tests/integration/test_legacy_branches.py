@@ -367,6 +367,7 @@ def test_sync_now_begins_a_run_of_those_that_are_on_and_wakes_those_that_rest(
     assert Counterpart.objects.get().rests_until is None
 
 
+@pytest.mark.slow
 def test_somebody_who_may_only_look_may_not_act(client: Client) -> None:
     ana = User.objects.create_user("ana", is_staff=True)
     ana.user_permissions.add(Permission.objects.get(codename="view_branch"))

@@ -127,6 +127,7 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L1")
 def test_run_while_another_is_at_work_is_no_error(ledger: Ledger) -> None:
     with alone("sync_legacy", "ledger"):

@@ -98,6 +98,7 @@ def test_record_that_a_whole_pass_did_not_tell_is_deleted() -> None:
     assert codes() == ["C0", "C2", "C3"]
 
 
+@pytest.mark.slow
 def test_whole_pass_that_was_killed_in_the_middle_deletes_nothing_until_it_has_come_to_its_end() -> None:
     ledger = parties(Dump(), SNAPSHOT, number=7)
     ledger.remove("party", "2")
@@ -305,6 +306,7 @@ def test_order_whose_lines_they_edited_comes_back_with_them(edit: Any, faster: b
     assert keys[0] in ledger.records["sale"]
 
 
+@pytest.mark.slow
 def test_order_whose_line_was_edited_here_since_they_deleted_it_is_given_back() -> None:
     ledger = Ledger()
     keys = [an_order(ledger, number=str(n)) for n in range(3)]

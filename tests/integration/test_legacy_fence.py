@@ -119,6 +119,7 @@ def taken_over(ledger: Ledger, when: str, *mappings: Mapping) -> Run:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L1")
 @pytest.mark.parametrize("when", ["changes party", "keys", "fetch", "find", "delete"])
 def test_run_that_lost_its_lock_is_superseded_and_writes_nothing_more(when: str) -> None:
@@ -155,6 +156,7 @@ def test_superseded_run_does_not_mix_up_the_keys_of_its_successor() -> None:
 # --- What cannot be stored, or is in the way --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F8")
 @pytest.mark.parametrize(
     "value", ["a\x00b", "half \ud800", float("nan"), float("inf")], ids=["NUL", "half", "nan", "inf"]
@@ -251,6 +253,7 @@ def test_mapping_that_changed_reads_everything_again_and_writes_only_what_differ
     assert ledger.sync(more).counts["customer"] == {"unchanged": 1}
 
 
+@pytest.mark.slow
 def test_record_that_waited_is_known_again_when_it_is_told_again() -> None:
     ledger = Ledger()
     ledger.put("party", code="ANA", name="Ana", zzz=1, a=2)

@@ -555,6 +555,7 @@ def test_dry_run_moves_and_writes_nothing(folder: Folder) -> None:
     assert names() == {"1": "Ana"}
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S8")
 @pytest.mark.usefixtures("_rows", "small_pages")
 @pytest.mark.parametrize("dies_at", range(3))

@@ -58,6 +58,7 @@ def test_overview_tells_of_systems_that_never_ran(admin_client: Client) -> None:
     assert page.count("never ran") >= 2
 
 
+@pytest.mark.slow
 def test_overview_tells_what_is_declared_wrong(admin_client: Client, settings: Settings) -> None:
     settings.LEGACY_SYSTEMS = ["no.such.module"]
     systems.modules.cache_clear()
@@ -352,6 +353,7 @@ def test_plan_shows_both_ways_field_by_field(admin_client: Client) -> None:
     assert not Customer.objects.filter(code="BOLID").exists()
 
 
+@pytest.mark.slow
 def test_plan_is_bounded_and_counts_the_rest(admin_client: Client) -> None:
     for number in range(130):
         scene.LEDGER.put("party", code=f"C{number}", name=f"Customer {number}", city="Bonn")

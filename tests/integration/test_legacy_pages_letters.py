@@ -52,6 +52,7 @@ def test_letters_that_there_are_none_of(admin_client: Client) -> None:
     assert "What waits, by system" not in shown(admin_client, LETTER)
 
 
+@pytest.mark.slow
 def test_letters_are_counted_filtered_and_searched(admin_client: Client) -> None:
     failed(key="1")
     failed(key="2", kind="loop", direction="push")
@@ -125,6 +126,7 @@ def test_retry_has_it_tried_with_the_next_run(admin_client: Client) -> None:
     assert "Try it again." in LogEntry.objects.get().change_message
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L3")
 def test_mended_record_is_taken_as_it_was_mended_and_is_no_news_until_they_change_it(admin_client: Client) -> None:
     key = scene.LEDGER.put("party", code="ALFKI", name="Alfreds", city="B" * 90, phone="1")
@@ -309,6 +311,7 @@ def link() -> Link:
     return Link.objects.get()
 
 
+@pytest.mark.slow
 def test_links_are_found_by_name_key_and_id(admin_client: Client, link: Link) -> None:
     scene.LEDGER.put("party", "2", code="ANATR", name="Ana", city="México")
     sync()

@@ -67,6 +67,7 @@ def test_nothing_is_wrong_with_a_true_declaration() -> None:
     assert wrong(Liar(), write=True) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lie", "what"),
     [

@@ -125,6 +125,7 @@ def test_run_after_one_that_gave_up_goes_on_from_where_it_was(
     assert set(api.records) <= set(keys(page.records + found))
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F6")
 def test_long_list_may_move_often(api: Api, rest: Rest, proxy: Misbehaving) -> None:
     api.paging, source = "page", replace(THINGS, paging=PAGINGS["page"])

@@ -127,6 +127,7 @@ def test_nobody_listens(proxy: Misbehaving, connect: Make) -> None:
     assert rest.open() == "ana"
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F3")
 @pytest.mark.parametrize(
     ("limits", "seconds"), [(Limits(read_seconds=0.05), 0.3), (Limits(total_seconds=0.05), 0.3)], ids=["read", "total"]
@@ -141,6 +142,7 @@ def test_answer_that_takes_too_long_is_not_waited_for(
     assert api.done == [("create", "1")]  # it went through all the same
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F21")
 def test_body_that_drips_is_cut_off(proxy: Misbehaving, connect: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def drip(exchange: Exchange) -> None:
@@ -193,6 +195,7 @@ def test_broken_json_is_tried_again_and_then_unreachable(proxy: Misbehaving, con
         list(connect().keys(THINGS))
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F21")
 def test_body_that_is_too_large_is_cut_off(proxy: Misbehaving, connect: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest_http, "BODY_BYTES_MAX", 1024**2)

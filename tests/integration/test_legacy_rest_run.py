@@ -83,6 +83,7 @@ def cities() -> dict[str, str]:
     return dict(Customer.objects.values_list("name", "city"))
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L4")
 def test_both_sides_come_to_the_same_and_stay_so(api: Api, proxy: Misbehaving) -> None:
     keys = [api.put(code=name.upper(), name=name, address={"city": "Bonn"}) for name in ("Ana", "Bea", "Cleo")]
@@ -104,6 +105,7 @@ def test_both_sides_come_to_the_same_and_stay_so(api: Api, proxy: Misbehaving) -
     assert api.done == done  # no echo
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S12")
 @pytest.mark.legacy("F3")
 @pytest.mark.parametrize("fault", [lose_answer, delay(SLOW), cut_after(5)], ids=["lost", "late", "cut"])
@@ -125,6 +127,7 @@ def test_one_record_that_breaks_their_server_holds_nothing_else_up(api: Api, pro
     assert "KeyError: 'name'" in DeadLetter.objects.get().error
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L2")
 @pytest.mark.legacy("F2")
 @pytest.mark.parametrize(
@@ -143,6 +146,7 @@ def test_run_that_died_between_pages_goes_on(api: Api, proxy: Misbehaving, fault
     assert Customer.objects.count() == 7
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S8")
 @pytest.mark.legacy("F11")
 def test_deletions_go_both_ways(api: Api, proxy: Misbehaving) -> None:
@@ -157,6 +161,7 @@ def test_deletions_go_both_ways(api: Api, proxy: Misbehaving) -> None:
     assert [raw["name"] for raw in api.records.values()] == ["Cleo", "Dora"]
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S4")
 @pytest.mark.legacy("S8")
 @pytest.mark.legacy("F11")
@@ -173,6 +178,7 @@ def test_record_that_a_list_hides_is_looked_up_and_not_deleted(api: Api, proxy: 
     assert set(cities()) == {"Ana", "Cleo"}
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L6")
 @pytest.mark.legacy("S6")
 @pytest.mark.parametrize(
@@ -198,6 +204,7 @@ def test_key_that_expired_and_still_shows_some_deletes_nothing(
     assert Customer.objects.count() == 6
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S11")
 @pytest.mark.parametrize("etag", [True, False])
 def test_edit_that_comes_between_our_look_and_our_write_is_not_overwritten(
@@ -213,6 +220,7 @@ def test_edit_that_comes_between_our_look_and_our_write_is_not_overwritten(
     assert cities() == {"Anna": "Köln"}
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S14")
 @pytest.mark.parametrize(("absent", "city"), [("keep", "Bonn"), ("clear", ""), ("ignore", "Bonn")])
 def test_place_that_an_api_leaves_out_is_not_null(api: Api, proxy: Misbehaving, absent: Any, city: str) -> None:

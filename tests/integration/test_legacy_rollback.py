@@ -68,6 +68,7 @@ def test_what_a_run_made_changed_and_deleted_is_as_it_was(ledger: Ledger) -> Non
     assert everything() == before
 
 
+@pytest.mark.slow
 def test_dry_run_says_the_same_and_writes_nothing(ledger: Ledger) -> None:
     run = work(ledger)
     before = everything()
@@ -89,6 +90,7 @@ def test_devices_get_it_back_and_the_history_says_who_did_it(ledger: Ledger) -> 
         assert cursor.fetchall() == [(3, "Berlin")]
 
 
+@pytest.mark.slow
 def test_system_is_paused_until_what_was_wrong_is_mended_and_then_it_is_read_again(ledger: Ledger) -> None:
     run = work(ledger)
     after = everything()
@@ -101,6 +103,7 @@ def test_system_is_paused_until_what_was_wrong_is_mended_and_then_it_is_read_aga
     assert [row["city"] for row in everything()[0]] and len(everything()[0]) == len(after[0])
 
 
+@pytest.mark.slow
 def test_what_was_rolled_back_is_not_sent_there_as_a_change_of_ours(ledger: Ledger) -> None:
     undo(ledger, work(ledger))
     there = {key: dict(party) for key, party in ledger.records["party"].items()}
@@ -154,6 +157,7 @@ def test_row_of_a_device_does_not_go_with_one_that_the_run_made(ledger: Ledger) 
     assert Contact.objects.exists()
 
 
+@pytest.mark.slow
 def test_hidden_columns_of_a_deleted_row_come_back(ledger: Ledger) -> None:
     ledger.put("item", code="1", name="Chai", cost="2.5")
     ledger.put("item", code="2", name="Chang", cost="3.5")
@@ -166,6 +170,7 @@ def test_hidden_columns_of_a_deleted_row_come_back(ledger: Ledger) -> None:
     assert everything() == before
 
 
+@pytest.mark.slow
 def test_order_comes_back_with_its_lines_and_its_lines_with_it(ledger: Ledger) -> None:
     keys = [an_order(ledger, number=str(n)) for n in range(3)]
     ledger.sync(*MAPPINGS)
@@ -185,6 +190,7 @@ def test_order_comes_back_with_its_lines_and_its_lines_with_it(ledger: Ledger) -
     assert set(Order.objects.values_list("number", flat=True)) == {"0", "2", "9"}
 
 
+@pytest.mark.slow
 def test_lines_alone_that_a_run_changed_are_put_back_and_not_sent(ledger: Ledger) -> None:
     key = an_order(ledger)
     ledger.sync(*MAPPINGS)
@@ -200,6 +206,7 @@ def test_lines_alone_that_a_run_changed_are_put_back_and_not_sent(ledger: Ledger
     assert list(OrderLine.objects.values_list("quantity", flat=True)) == [50]
 
 
+@pytest.mark.slow
 def test_row_that_a_run_wrote_twice_is_as_it_was_before_the_first(ledger: Ledger) -> None:
     before = everything()
     ledger.put("party", "1", city="Graz")
@@ -252,6 +259,7 @@ def test_killed_run_that_nobody_came_after_is_shown_as_killed_by_its_rollback(le
     assert customers() == {"ANA": "Berlin", "BO": "Oslo"}
 
 
+@pytest.mark.slow
 def test_taken_back_twice_is_taken_back_once(ledger: Ledger) -> None:
     run = work(ledger)
     undo(ledger, run)
@@ -260,6 +268,7 @@ def test_taken_back_twice_is_taken_back_once(ledger: Ledger) -> None:
     assert everything() == before
 
 
+@pytest.mark.slow
 def test_rollback_is_carried_to_the_other_systems(ledger: Ledger) -> None:
     other = Ledger(name="other")
     other.sync(BOTH)
@@ -271,6 +280,7 @@ def test_rollback_is_carried_to_the_other_systems(ledger: Ledger) -> None:
     assert sorted(party["city"] for party in other.records["party"].values()) == ["Berlin", "Oslo"]
 
 
+@pytest.mark.slow
 def test_command_tells_what_was_taken_back_and_what_was_left(ledger: Ledger) -> None:
     run = work(ledger)
     Customer.objects.filter(code="ANA").update(phone="1")
@@ -282,6 +292,7 @@ def test_command_tells_what_was_taken_back_and_what_was_left(ledger: Ledger) -> 
     assert "--resume" in err.getvalue()
 
 
+@pytest.mark.slow
 def test_rows_of_more_than_one_page_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("legacy.rollback.PAGE_CHANGES", 5)
     ledger = Ledger(page_records=50)
@@ -297,6 +308,7 @@ def test_rows_of_more_than_one_page_are_taken_back(monkeypatch: pytest.MonkeyPat
     assert set(customers().values()) == {"Berlin"}
 
 
+@pytest.mark.slow
 def test_dates_and_decimals_are_put_back_as_they_were(ledger: Ledger) -> None:
     dated: Mapping = replace(SALE, fields=(*SALE.fields, F("required_on", "until"), F("freight", "freight")))
     key = an_order(ledger, until=dt.date(2026, 12, 24), freight="1.25")

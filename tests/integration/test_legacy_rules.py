@@ -159,6 +159,7 @@ def test_conflict_waits_in_the_devices_queue_and_is_sent_to_nobody_while_it_is_o
     assert (there(ledger)["city"], there(ledger)["name"]) == ("Oslo", "Anna"), "and what is not in dispute is sent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "state"), [({}, "server"), ({"city": "Oslo"}, "device"), ({"city": "Rome"}, "mixed")]
 )
@@ -201,6 +202,7 @@ def test_row_that_we_change_again_while_it_waits_is_sent_once_it_is_decided() ->
     assert (here().city, there(ledger)["city"]) == ("Linz", "Linz")
 
 
+@pytest.mark.slow
 def test_people_see_the_name_of_the_system(admin_client: Client) -> None:
     conflict = a_conflict()[1]
     for at in (address(conflict), LIST, f"{LIST}?q=ledg"):
@@ -216,6 +218,7 @@ def test_people_see_the_name_of_the_system(admin_client: Client) -> None:
 # --- Several systems --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["both", "pull"])
 def test_what_a_system_of_higher_rank_says_is_not_overruled_by_a_lower_one(direction: Any) -> None:
     mapping = replace(CUSTOMER, direction=direction)
@@ -253,6 +256,7 @@ def test_whole_unit_is_outranked_with_one_of_its_fields() -> None:
     assert (there(second)["city"], there(second)["street"]) == ("Graz", "Mitte 1")
 
 
+@pytest.mark.slow
 def test_change_of_one_system_reaches_the_others_through_us() -> None:
     ledgers = [Ledger(name=name) for name in ("a", "b", "c")]
     ledgers[0].put("party", code="ANA", name="Ana", city="Berlin")
@@ -330,6 +334,7 @@ PRICED = replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S10")
 def test_price_that_their_scale_cannot_hold_never_flips() -> None:
     ledger = Ledger()

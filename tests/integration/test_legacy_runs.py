@@ -54,6 +54,7 @@ def test_records_become_rows_page_by_page(ledger: Ledger) -> None:
     assert run.counts["customer"]["created"] == 7
 
 
+@pytest.mark.slow
 def test_page_that_loses_a_deadlock_is_written_again_and_counted_once(ledger: Ledger) -> None:
     keys = [ledger.put("party", code=code, name="Ana", city="Berlin") for code in ("A", "B")]
     ledger.sync()
@@ -169,6 +170,7 @@ def test_lines_added_and_deleted_there_are_so_here(ledger: Ledger) -> None:
     assert Link.objects.filter(mapping="order_line").count() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L2")
 @pytest.mark.parametrize("answered", [False, True], ids=["before the call", "after the call, the answer lost"])
 def test_run_killed_at_any_call_is_finished_by_the_next_and_nothing_is_there_twice(answered: bool) -> None:
@@ -383,6 +385,7 @@ def test_row_deleted_here_is_not_made_again(ledger: Ledger) -> None:
     assert key in ledger.records["party"]
 
 
+@pytest.mark.slow
 def test_second_run_at_the_same_time_is_turned_away(ledger: Ledger) -> None:
     with alone("sync_legacy", "ledger"), pytest.raises(Busy):
         ledger.sync()

@@ -145,6 +145,7 @@ def test_first_contact_that_fills_what_is_empty_is_not_too_much() -> None:
     assert cities() == ["Berlin"]
 
 
+@pytest.mark.slow
 def test_first_load_is_not_too_much() -> None:
     ledger = Ledger()
     for n in range(50):

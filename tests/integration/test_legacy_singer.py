@@ -97,6 +97,7 @@ def gone(pid: int) -> bool:
 # --- State and pages --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pages")
 def test_page_is_closed_at_a_state_and_the_next_run_goes_on_there(table: Source) -> None:
     pages = passed(table.connect())
@@ -147,6 +148,7 @@ def test_state_counts_for_the_records_before_it_only(table: Source) -> None:
     assert keys(passed(table.connect(), cursor=pages[-1].cursor)) == ["3", "4", "5", "6", "7"]
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S1")
 def test_record_that_is_committed_late_with_an_earlier_stamp_is_found(table: Source, monkeypatch: Any) -> None:
     clock = [1_000.0]
@@ -193,6 +195,7 @@ def test_incremental_pass_does_not_tell_what_is_gone(table: Source) -> None:
     assert not passed(table.connect())[-1].whole
 
 
+@pytest.mark.slow
 def test_version_that_is_new_is_told_as_a_whole(table: Source) -> None:
     wholes = []
     cursor: dict[str, Any] = {}
@@ -294,6 +297,7 @@ FAILURES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FAILURES)
 def test_tap_that_fails_is_told_with_its_last_words(table: Source, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(singer_tap, "MESSAGE_BYTES_MAX", 100_000)
@@ -339,6 +343,7 @@ def test_last_words_are_the_last(table: Source) -> None:
     assert len(str(caught.value)) < 12_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["silent", "exit"])
 def test_what_the_tap_started_is_ended_with_it(table: Source, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(singer_tap, "END_SECONDS", 0.5)
@@ -392,6 +397,7 @@ def names() -> dict[str | None, str]:
     return dict(Customer.objects.values_list("code", "name"))
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L2")
 @pytest.mark.usefixtures("small_pages")
 @pytest.mark.django_db(transaction=True)
@@ -412,6 +418,7 @@ def test_run_that_is_killed_between_pages_loses_nothing_and_applies_nothing_twic
     assert History.objects.count() == 7 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S8")
 @pytest.mark.legacy("F2")
 @pytest.mark.usefixtures("small_pages")

@@ -73,6 +73,7 @@ def test_records_that_move_while_paging_are_in_this_pass_or_the_next(base: Base,
     assert {each.values["name"]: each.values["city"] for each in again.values()} == there
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S3")
 def test_record_without_a_changed_at_counts_from_its_creation(base: Base, sql: Sql) -> None:
     base.customers(["old"], NOON)
@@ -197,6 +198,7 @@ def test_row_that_is_marked_as_deleted_is_gone(base: Base, sql: Sql) -> None:
     assert list(sql.keys(table)) == ["2"] and sql.fetch(table, ["name"], ["1"]) == []
 
 
+@pytest.mark.slow
 def test_memory_of_a_pass_is_that_of_a_page(base: Base) -> None:
     base.customers([f"customer {number:030}" for number in range(20_000)], NOON)
     sql = Sql(base.url, page_records=500)

@@ -76,6 +76,7 @@ def test_column_that_became_another_type_overnight_begins_again(base: Base, sql:
     assert read(sql, CUSTOMERS, ["name"], cursor)[0].keys() == {"1"}
 
 
+@pytest.mark.slow
 def test_statement_that_takes_too_long_is_broken_off(base: Base) -> None:
     base.customers(["Ana"], NOON)
     sql = Sql(base.url, timeout_seconds=1)
@@ -128,6 +129,7 @@ def test_address_that_cannot_be_right_is_told(url: str, says: str) -> None:
     assert "secret" not in str(caught.value).replace("no URL", "")
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F1")
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mariadb", "mysql+pymysql"])
 def test_server_that_is_not_there_is_unreachable(scheme: str) -> None:

@@ -86,6 +86,7 @@ def few_are_many(settings: LazySettings) -> None:
     settings.LEGACY_STOP_RECORDS_MIN = 2
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L4")
 def test_runs_take_over_and_send_back_until_both_sides_are_equal(base: Base) -> None:
     base.customers(["ANA", "BEN", "EVA"], NOON)
@@ -104,6 +105,7 @@ def test_runs_take_over_and_send_back_until_both_sides_are_equal(base: Base) -> 
     assert news.isdisjoint(sync(base, CUSTOMER).get("customer", {}))
 
 
+@pytest.mark.slow
 def test_order_goes_both_ways_with_its_lines_and_keys_of_any_type(base: Base) -> None:
     base.customers(["ANA"], NOON)
     base.execute("ALTER TABLE orders ADD COLUMN day date")
@@ -127,6 +129,7 @@ def test_order_goes_both_ways_with_its_lines_and_keys_of_any_type(base: Base) ->
 # --- One bad record ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L3")
 @pytest.mark.legacy("F8")
 def test_record_that_does_not_fit_waits_with_its_content_until_they_mend_it(base: Base) -> None:
@@ -160,6 +163,7 @@ SAYS: dict[str, tuple[Says, str, list[tuple[str, int]]]] = {  # what, how the ne
 }
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L3")
 @pytest.mark.parametrize("what", SAYS)
 def test_person_mends_discards_or_retries_a_record_of_theirs(
@@ -174,6 +178,7 @@ def test_person_mends_discards_or_retries_a_record_of_theirs(
     assert ("BEA" in cities()) == (what == "mend")
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F9")
 def test_record_that_collides_with_a_row_of_ours_holds_nothing_up(base: Base) -> None:
     unmatched = replace(CUSTOMER, match=(), direction="pull")
@@ -188,6 +193,7 @@ def test_record_that_collides_with_a_row_of_ours_holds_nothing_up(base: Base) ->
     assert Customer.objects.filter(code="BEN").count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F10")
 def test_parent_that_comes_after_its_child_is_fetched(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     base.customers(["ANA"], NOON)
@@ -233,6 +239,7 @@ def test_dry_run_tells_each_field_of_both_sides_and_writes_on_neither(base: Base
     assert all(value in text for value in ("Ulm", "Bonn", "Kiel", "city")), text
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L6")
 @pytest.mark.legacy("S8")
 @pytest.mark.usefixtures("few_are_many")
@@ -257,6 +264,7 @@ def test_run_that_would_change_or_delete_too_much_stops_and_writes_nowhere(base:
     assert Customer.objects.count() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L6")
 @pytest.mark.usefixtures("few_are_many")
 def test_run_that_would_delete_too_much_over_there_stops_before_it_sends_anything(base: Base) -> None:
@@ -277,6 +285,7 @@ def test_run_that_would_delete_too_much_over_there_stops_before_it_sends_anythin
     assert len(base.execute("SELECT * FROM customers")) == 5, "few are never too many"
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L6")
 @pytest.mark.usefixtures("few_are_many")
 def test_run_in_which_too_many_fail_takes_back_what_it_wrote(base: Base) -> None:
@@ -293,6 +302,7 @@ def test_run_in_which_too_many_fail_takes_back_what_it_wrote(base: Base) -> None
     assert cities()["C0"] == "Ulm"
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L5")
 def test_rollback_undoes_a_run_but_for_what_changed_since(base: Base) -> None:
     mapping = replace(CUSTOMER, deletes="pull", sweep_hours=0, stop_deleted_share=1, stop_changed_share=1)
@@ -329,6 +339,7 @@ def command(*options: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(line)
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L7")
 @pytest.mark.usefixtures("few_are_many")
 def test_exit_code_and_line_of_json_say_how_each_run_ended(base: Base) -> None:
@@ -352,6 +363,7 @@ def test_exit_code_and_line_of_json_say_how_each_run_ended(base: Base) -> None:
         assert (code, "no table customers" in line["error"]) == (3, True)
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L8")
 def test_history_names_the_run_which_keeps_its_counts_times_and_errors(base: Base) -> None:
     with connection.cursor() as cursor:
@@ -368,6 +380,7 @@ def test_history_names_the_run_which_keeps_its_counts_times_and_errors(base: Bas
     assert DeadLetter.objects.get().run == kept
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("S10")
 def test_price_that_their_column_rounds_is_sent_once_and_stays_ours(base: Base) -> None:
     base.execute("ALTER TABLE parts ADD COLUMN price numeric(10, 2)")

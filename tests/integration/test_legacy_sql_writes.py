@@ -196,6 +196,7 @@ def test_stamps_are_set_where_the_database_does_not(base: Base, sql: Sql) -> Non
 
 
 # Of MariaDB, the first is broken off as a statement, or as a lock; the second always as a lock.
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1, 2])
 def test_lock_that_is_not_let_go_is_not_waited_for_for_ever(base: Base, order: Record, seconds: int) -> None:
     sql = Sql(base.url, timeout_seconds=seconds)

@@ -195,6 +195,7 @@ def test_late_webhook_does_not_bring_back_what_was(ledger: Ledger, system: Syste
     assert (city(key), History.objects.count()) == ("Bonn", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L1")
 def test_webhook_during_a_run_waits_its_turn(ledger: Ledger, system: System) -> None:
     key = ledger.put("party", code="1", name="Ana", city="Berlin")
@@ -370,6 +371,7 @@ def test_told_deletion_of_what_is_still_there_deletes_nothing(ledger: Ledger) ->
     assert Customer.objects.count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("L6")
 def test_system_that_shows_nothing_any_more_does_not_empty_a_table(ledger: Ledger) -> None:
     """One at a time would pass the safety stop of each run; what comes within a day counts together."""

@@ -399,6 +399,7 @@ def test_transaction_that_is_rolled_back_is_not_told(shop: Receiver) -> None:
     assert shop.tries == []
 
 
+@pytest.mark.slow
 def test_subscriber_that_was_away_catches_up_with_5000_changes(shop: Receiver) -> None:
     subscription = subscribe(shop)
     rows = Customer.objects.bulk_create(Customer(name=f"customer {n}") for n in range(4_000))
@@ -437,6 +438,7 @@ def test_rows_of_many_changes_are_told_once_in_their_newest_state(shop: Receiver
 # --- receivers that fail ---
 
 
+@pytest.mark.slow
 def test_receiver_that_is_down_is_tried_for_three_days_then_stopped_and_resumed(shop: Receiver) -> None:
     subscription = subscribe(shop)
     Customer.objects.create(name="one")

@@ -118,6 +118,7 @@ def test_push_whose_worker_was_killed_is_applied_once(at: str) -> None:
     assert (product.units_in_stock, Contact.objects.count()) == (8, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.protocol("U11")
 def test_push_that_is_refused_later_says_why_and_holds_nothing_up() -> None:
     device, made, group = TestDevice(), create(), new_id()

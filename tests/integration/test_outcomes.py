@@ -62,6 +62,7 @@ def test_outcomes_tell_each_decision_and_each_undoing_in_order() -> None:
     assert page(device, since=told["cursor"]) == {"outcomes": [], "cursor": told["cursor"], "has_more": False}
 
 
+@pytest.mark.slow
 @pytest.mark.protocol("O1")
 def test_outcomes_are_never_missed_whatever_commits_when() -> None:
     device = TestDevice()

@@ -65,6 +65,7 @@ def test_pull_after_a_commit_brings_it_whatever_else_is_open() -> None:
     assert set(device.of("contact")) == {row, held}
 
 
+@pytest.mark.slow
 @pytest.mark.protocol("P1")
 @pytest.mark.parametrize("seed", range(3))
 def test_pull_misses_and_tears_nothing_while_many_write(seed: int) -> None:

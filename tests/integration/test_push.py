@@ -395,6 +395,7 @@ def test_push_devices_that_write_the_same_rows_in_opposite_order_both_get_an_ans
     assert set(Contact.objects.values_list("note", flat=True)) <= {"0\n1", "1\n0"}
 
 
+@pytest.mark.slow
 @pytest.mark.protocol("U1")
 def test_push_waits_for_a_writer_that_holds_the_row_and_then_sees_what_it_wrote() -> None:
     device, row, told = TestDevice(), str(Contact.objects.create(first_name="A").pk), []
@@ -423,6 +424,7 @@ def test_push_never_tells_a_hidden_field() -> None:
     assert Device.objects.count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.protocol("U1")
 def test_push_that_waits_too_long_for_another_writer_returns_503_and_applies_nothing(settings: Settings) -> None:
     settings.SYNC_PUSH_LOCK_SECONDS_MAX = 1

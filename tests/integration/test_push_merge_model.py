@@ -47,6 +47,7 @@ cases = st.sampled_from(sorted(FIELDS)).flatmap(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.protocol("U10")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases)

@@ -440,6 +440,7 @@ def test_many_that_are_still_wrong_stay_and_are_told(admin_client: Client, devic
     assert Rejection.objects.get().state == "open"
 
 
+@pytest.mark.slow
 def test_many_are_discarded_with_a_reason(admin_client: Client, device: TestDevice) -> None:
     found = [bad_email(device) for _ in range(2)]
     assert "Say why" in text(act(admin_client, "discard_selected", *found, confirmed="1"))

@@ -246,6 +246,7 @@ def test_two_people_decide_only_once_about_what_both_saw(values: dict[str, str])
     assert Decision.objects.count() == Outcome.objects.count() == 1
 
 
+@pytest.mark.slow
 def test_decision_waits_for_a_writer_and_then_sees_that_the_row_has_moved() -> None:
     row, found = disputed(TestDevice())
     seen: list[BaseException | None] = []

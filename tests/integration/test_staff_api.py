@@ -181,6 +181,7 @@ def test_pages_of_devices_and_of_history_go_on_from_a_cursor() -> None:
         assert first["results"] != second["results"]
 
 
+@pytest.mark.slow
 def test_page_costs_the_same_queries_however_many_are_on_it() -> None:
     staff, device = Staff(), TestDevice()
     for path in ("conflicts", "quarantine", "decisions", "devices", "entities"):

@@ -50,6 +50,7 @@ def pushed(device: Device, **mutation: Any) -> dict[str, Any]:
 # --- entities
 
 
+@pytest.mark.slow
 def test_every_declared_model_has_a_page(admin_client: Client) -> None:
     for declaration in declarations():
         meta = declaration.model._meta
@@ -106,6 +107,7 @@ own_site.register(Customer, CustomerAdmin)
 urlpatterns = [path("admin/", own_site.urls)]
 
 
+@pytest.mark.slow
 def test_page_of_a_deployment_stays_registered() -> None:
     admin.site.unregister(Customer)
     try:
@@ -224,6 +226,7 @@ def test_list_names_the_device(admin_client: Client, device: Device) -> None:
     assert device.name in shown(admin_client, "/admin/sync/conflict/")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("conflict")
 def test_device_leads_to_its_conflicts_and_rejections(admin_client: Client, device: Device) -> None:
     text = shown(admin_client, f"/admin/devices/device/{device.pk}/change/")

@@ -29,6 +29,7 @@ def test_openapi_file_is_what_the_code_says() -> None:
     assert FILE.read_bytes() == document(), mend
 
 
+@pytest.mark.slow
 def test_openapi_file_is_served(client: Client) -> None:
     assert client.get("/openapi.yaml").content == FILE.read_bytes()
 

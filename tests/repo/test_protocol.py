@@ -47,6 +47,7 @@ def marked(name: str) -> Named:
     return [(ast.literal_eval(mark.args[0]), test) for mark, test in marks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_names_its_tests_and_every_test_its_rule(name: str) -> None:
     assert sorted(named(RULES[name])) == sorted(marked(name))

@@ -314,6 +314,7 @@ def test_fingerprint_tells_functions_apart_by_what_they_do() -> None:
     assert one(By(lambda v: [x for x in v if x == 1])) != one(By(lambda v: [x for x in v if x == 2]))
 
 
+@pytest.mark.slow
 def test_fingerprint_is_the_same_in_the_next_process() -> None:
     program = (
         "import django; django.setup()\n"

@@ -91,6 +91,7 @@ def test_no_overlap_is_needed_where_open_transactions_are_known(
     assert missed(kind, written, times, overlap=0, exact=True) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F18")
 @settings(max_examples=300)
 @given(kind=kinds, written=writes, times=passes, jump=jumps, when=seconds)
@@ -109,6 +110,7 @@ def test_nothing_is_missed_when_their_clock_jumps(
     assert missed(kind, written, times, theirs=lambda at: at + jump if at > when else at) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.legacy("F18")
 @example(kind="aware", written=[(3000, 0), (2900, 300)], times=[3001], apart=-3600)  # looks settled at once
 @example(kind="local", written=[(10440.4, 437), (15900, 291), (8100, 450)], times=[8820.8, 9660.4], apart=-3180)

@@ -151,6 +151,7 @@ decimals = st.decimals(min_value=-(10**9), max_value=10**9, allow_nan=False, pla
 )
 
 
+@pytest.mark.slow
 @given(decimals, decimals)
 def test_decimal_difference_is_exact(old: Decimal, new: Decimal) -> None:
     with closing(replica()) as db:
@@ -191,6 +192,7 @@ def test_blob_travels_as_base64(db: sqlite3.Connection, size: int) -> None:
     assert outbox(db)[0]["set"]["signature"] == base64.b64encode(blob).decode()
 
 
+@pytest.mark.slow
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_real_keeps_every_bit(value: float) -> None:
     with closing(replica()) as db:
@@ -354,6 +356,7 @@ def test_script_holds_the_schema(db: sqlite3.Connection) -> None:
     assert (protocol, json.loads(document)) == (1, SCHEMA)
 
 
+@pytest.mark.slow
 def test_wide_entity_has_no_limit_of_arguments_or_depth() -> None:
     wide = schema(entity("wide", *(field(f"f{n}", "decimal", counter=n % 2 == 0) for n in range(300))))
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:

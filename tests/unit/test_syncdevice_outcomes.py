@@ -156,6 +156,7 @@ def test_outcome_in_words(told: Outcome, text: str) -> None:
 VALUES = st.dictionaries(st.text(max_size=5), st.one_of(st.none(), st.integers(), st.text(), st.lists(st.booleans())))
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(STATES)),
     st.sampled_from(["create", "update", "delete"]),
