@@ -90,6 +90,7 @@ class Page:
     # Where `deletes` is "pass", at the end of one: whether it told every record, so that what it lacked is gone.
     # None: it did if it began at the beginning.
     whole: bool | None = None
+    refused: list[str] = field(default_factory=list)  # what could not be read at all, and why, such as a line of a file
 
 
 class Connector(Protocol):

@@ -27,6 +27,7 @@ from sync.sql import block, cursor, texts
 
 SQL = str(Path(__file__).with_name("legacy.sql"))
 ATTEMPTS_MAX = 4  # of a page that lost a deadlock
+REFUSALS_TOLD_MAX = 5  # of a run
 RETRY_MINUTES_MAX = 24 * 60  # a dead letter is tried again after 1, 2, 4, … minutes, at last once a day
 SYSTEMS = UUID("6d0f6b1e-2f0c-4a53-9a54-2f6f0c9d7a11")  # the namespace of their ids
 
@@ -128,6 +129,7 @@ class Exchange:
     show: Callable[[Change], None] = quiet  # what a dry run would do
     became: Callable[[str, str, str], None] = quiet  # of a mapping's record, by its key: created, failed, …
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+    unread: list[str] = field(default_factory=list)  # what could not be read and why, the first of it
     pretended: dict[tuple[str, str], str] = field(default_factory=dict)  # rows that a dry run would have made
 
     def count(self, mapping: Mapping, what: str, records: int = 1) -> None:
@@ -315,6 +317,11 @@ class Exchange:
             letter.next_at = timezone.now() + dt.timedelta(minutes=minutes)
         letter.save()
         return None
+
+    def refuse(self, mapping: Mapping, told: Sequence[str]) -> None:
+        """These could not even be read, so there is no record to put aside: the run counts them and says why."""
+        self.count(mapping, "failed", len(told))
+        self.unread += told[: REFUSALS_TOLD_MAX - len(self.unread)]
 
     def due(self, mapping: Mapping, direction: str, everything: bool = False) -> list[DeadLetter]:
         """The dead letters that are to be tried again; `everything`: however recently they failed."""

@@ -68,6 +68,7 @@ def _read(exchange: Exchange, mapping: Mapping, at: Cursor) -> None:
         if noting:
             _keys_add(exchange, mapping, [record.key for record in page.records])
         _take_page(exchange, mapping, page.records, page.gone, at, direct)
+        exchange.refuse(mapping, page.refused)
         count += len(page.records)
         exchange.tell(f"{mapping.name} from {exchange.system}", count)
         guard_failures(exchange, mapping, failed, count)

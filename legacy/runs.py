@@ -115,6 +115,8 @@ def _run(system: System, this: Run, counterpart: Counterpart, work: Callable[[Ex
                 check_against(mapping, exchange.connector.capabilities)
             work(exchange)
             this.state = State.PARTIAL if exchange.failed else State.DONE
+            if exchange.unread:
+                this.error = f"Not read: {'; '.join(exchange.unread)}"
         except Stopped as stop:
             this.state, this.error = State.STOPPED, str(stop)
             if stop.undo and not exchange.pretend:

@@ -107,7 +107,10 @@ class Files:
                 # The first call: its cursor was read from the database, so what it says is done has been committed.
                 source.check()
                 self._begin(source, places, state)
-            return self._page(source, places, state)
+            taken, refused = len(state.done), len(state.doing.bad) if state.doing else 0
+            page = self._page(source, places, state)
+            page.refused.extend(_refused(state, taken, refused))
+            return page
 
     def fetch(self, source: Drop, places: Collection[str], keys: Collection[str]) -> list[Record]:
         return []
@@ -297,6 +300,16 @@ class Files:
             ) from None
         except OSError as error:
             raise Unreachable(f"The folder {self._url} cannot be reached: {error}") from None
+
+
+def _refused(state: State, taken: int, bad: int) -> Iterator[str]:
+    """What is refused since so many files were taken, and so many lines of the next one were bad."""
+    files = [*state.done[taken:], *([state.doing] if state.doing else [])]
+    for at, file in enumerate(files):
+        if file.why:
+            yield f"{file.look.name}: {file.why}"
+        for line in file.bad[bad if at == 0 else 0 :]:
+            yield f"{file.look.name}, line {line.number}: {line.why}"
 
 
 def _place(source: Drop, look: Look) -> tuple[float, str]:

@@ -544,6 +544,18 @@ def test_run_that_is_killed_at_any_page_loses_nothing_and_applies_nothing_twice(
     assert History.objects.count() == revisions
 
 
+@pytest.mark.legacy("L3")
+@pytest.mark.usefixtures("_rows", "small_pages")
+def test_run_counts_and_names_what_could_not_be_read(folder: Folder) -> None:
+    folder.drop("customers-1.csv", "nr,name\n1,Ana\nbad\n2,Bo\n3,Cy\nworse\n")
+    folder.drop("customers-2.csv", "wrong,header\n1,Ana\n")
+    this = sync(folder)
+    assert (this.state, this.counts["customer"]) == (Run.State.PARTIAL, {"created": 3, "failed": 3})
+    lines = [f"customers-1.csv, line {number}: it has 1 cells, the header 2" for number in (3, 6)]
+    assert this.error.startswith(f"Not read: {lines[0]}; {lines[1]}; customers-2.csv: ")
+    assert (sync(folder).state, sync(folder).error) == (Run.State.DONE, "")
+
+
 @pytest.mark.legacy("L5")
 @pytest.mark.usefixtures("_rows")
 def test_dry_run_moves_and_writes_nothing(folder: Folder) -> None:
