@@ -3,6 +3,7 @@
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import current_thread, main_thread
 
 import pytest
 from django.db import connection, transaction
@@ -225,7 +226,9 @@ def test_system_that_is_down_changes_nothing(ledger: Ledger) -> None:
 
 
 @pytest.mark.legacy("F2")
-def test_system_that_goes_down_midway_keeps_what_was_committed_and_goes_on(ledger: Ledger) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_system_that_goes_down_midway_keeps_what_was_committed_and_goes_on(ahead: bool) -> None:
+    ledger = Ledger(ahead=ahead)
     for number in range(6):
         ledger.put("party", code=f"C{number}", name="x")
     ledger.break_off(3, Unreachable, answered=False)
@@ -234,6 +237,16 @@ def test_system_that_goes_down_midway_keeps_what_was_committed_and_goes_on(ledge
     ledger.mend()
     ledger.sync()
     assert Customer.objects.count() == 6
+
+
+def test_next_page_is_read_beside_the_writing_and_nothing_else_is_asked_there() -> None:
+    ledger, asked = Ledger(ahead=True), set()
+    for number in range(6):
+        ledger.put("party", code=f"C{number}", name="x")
+    ledger.before = lambda call, _: asked.add((call.partition(" ")[0], current_thread() is main_thread()))
+    assert ledger.sync(CUSTOMER).counts["customer"]["created"] == 6
+    assert {call for call, here in asked if not here} == {"changes"}
+    assert ("changes", True) not in asked
 
 
 def test_bad_record_waits_as_dead_letter_and_holds_nothing_up(ledger: Ledger) -> None:
