@@ -16,7 +16,8 @@ settings.load_profile("shared machine")
 _options: dict[str, object] = project.DATABASES["default"]["OPTIONS"]  # type: ignore[assignment]
 _options["options"] = "-c synchronous_commit=off"  # nobody pulls the plug in a test
 if database := os.environ.get("TEST_DATABASE"):  # of a second session in this checkout: script/test runs two
-    project.DATABASES["default"]["TEST"] = {"NAME": database}
+    _tests: dict[str, object] = project.DATABASES["default"].setdefault("TEST", {})  # type: ignore[assignment]
+    _tests["NAME"] = database
 project.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes a quarter of a second
 
 # Django empties every table after such a test, full or not, by TRUNCATE, which makes new files for it and each of its
