@@ -195,7 +195,7 @@ def _had(mapping: Declared, row: str, document: Document) -> dict[str, Document]
 def plan_waiting(exchange: Exchange, mapping: Declared) -> tuple[int, int]:
     """How many rows the records that wait would change, and how many of them they would meet for the first time.
 
-    By the page, and without writing anything. To fill what is empty when they first meet is no change.
+    By the page, and without writing anything. To fill what nobody gave a value when they first meet is no change.
     """
     changes, met, last = 0, 0, 0
     while page := waiting(exchange, mapping, last, gone=False):
@@ -210,13 +210,15 @@ def plan_waiting(exchange: Exchange, mapping: Declared) -> tuple[int, int]:
         with transaction.atomic():
             plans = plan(exchange, mapping, items, linked).plans
         met += sum(each.now is not None and each.key in matched for each in plans)
-        changes += sum(bool(each.changes) if each.key in linked else _replaces(each) for each in plans)
+        changes += sum(bool(each.changes) if each.key in linked else _replaces(mapping, each) for each in plans)
     return changes, met
 
 
-def _replaces(each: Plan) -> bool:
-    """Whether a value of the row is replaced by another one."""
-    return each.now is not None and any(each.now.document.get(name) not in EMPTY for name in each.changes)
+def _replaces(mapping: Declared, each: Plan) -> bool:
+    """Whether a value that somebody gave the row is replaced by another one."""
+    now = each.now.document if each.now else {}
+    given = {name for name, value in now.items() if value not in EMPTY and value != mapping.defaults.get(name)}
+    return not given.isdisjoint(each.changes)
 
 
 def _mapped(mapping: Declared, record: Record, known: References) -> Document | None:

@@ -23,7 +23,19 @@ from django.db import models
 
 from legacy.connector import Place, Source
 from legacy.convert import By, How
-from legacy.document import Document, Reader, Refer, Unmappable, Writer, canonical, fingerprint, natural, reader, writer
+from legacy.document import (
+    Document,
+    Reader,
+    Refer,
+    Unmappable,
+    Writer,
+    canonical,
+    fingerprint,
+    natural,
+    plain,
+    reader,
+    writer,
+)
 from sync.wire import Entity, entities
 
 Wins = Literal["legacy", "server", "newest", "merge", "manual"]
@@ -242,6 +254,13 @@ class Mapping:
     def matches(self) -> tuple[Same, ...]:
         found = (Same(self.match),) if isinstance(self.match, str) and self.match else self.match
         return found if isinstance(found, tuple) else ()
+
+    @cached_property
+    def defaults(self) -> Document:
+        """What our fields have that nobody gave a value, as it stands in a document."""
+        fields: dict[str, Any] = {field.attname: field for field in self.model._meta.concrete_fields}
+        found = {name: fields[name] for name in self.readers if name in fields and fields[name].has_default()}
+        return {name: plain(f, f.default) for name, f in found.items() if not callable(f.default)}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from tests.acceptance.acceptance_support import ROOT, fresh_database
+from tests.acceptance.acceptance_support import ROOT, migrated_database
 
 MANAGE_SECONDS_MAX = 600  # a round of fifty on a busy machine
 _MASTERS = """
@@ -81,10 +81,8 @@ class Deployment:
 
 @contextmanager
 def deployment(folder: Path, **settings: str) -> Iterator[Deployment]:
-    with fresh_database() as database_url:
-        made = Deployment(folder, database_url, settings)
-        made.manage("migrate", "--verbosity", "0")
-        yield made
+    with migrated_database() as database_url:
+        yield Deployment(folder, database_url, settings)
 
 
 @contextmanager

@@ -2,18 +2,19 @@
 
 import datetime as dt
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.utils import timezone
 
-from entities.models import Customer
-from legacy.mapping import Mapping
+from entities.models import Customer, Product
+from legacy.mapping import F, Mapping
 from legacy.models import Counterpart, DeadLetter, Run, Waiting
 from legacy.runs import pause, resume
 from sync.models import History
-from tests.integration.legacy_support import CUSTOMER, Ledger, down
+from tests.integration.legacy_support import CUSTOMER, PRODUCT, Ledger, down
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DELETING = replace(CUSTOMER, deletes="pull", sweep_hours=0)
@@ -146,6 +147,16 @@ def test_first_contact_that_fills_what_is_empty_is_not_too_much() -> None:
 
 
 @pytest.mark.slow
+def test_first_contact_that_replaces_what_is_as_every_new_row_has_it_is_not_too_much() -> None:
+    ledger = Ledger(page_records=4)
+    for n in range(10):
+        ledger.put("item", code=f"P{n}", name="same", price="18.5")
+        Product.objects.create(code=f"P{n}", name="same")
+    priced = replace(PRODUCT, fields=(*PRODUCT.fields, F("unit_price", "price")))
+    assert ledger.sync(priced).state == State.DONE
+    assert set(Product.objects.values_list("unit_price", flat=True)) == {Decimal("18.5")}
+
+
 def test_first_load_is_not_too_much() -> None:
     ledger = Ledger()
     for n in range(50):

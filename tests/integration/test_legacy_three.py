@@ -22,7 +22,7 @@ from tests.integration.legacy_support import CUSTOMER, Killed, Ledger
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 RANKS = {"a": 1, "b": 2, "c": 3}
 STEPS = 24
-SEEDS = 100
+SEEDS = 40
 QUIET_ROUNDS_MAX = 6
 
 
