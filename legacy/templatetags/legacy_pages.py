@@ -69,7 +69,7 @@ def told_safely(text: str) -> str:
 
 @register.filter
 def duration(run: Run) -> str:
-    """How long a run took, such as `1.2 s` or `3 minutes`."""
+    """How long a run took, such as `1.2 s` or `3 min 7 s`."""
     if run.ended_at is None:
         return "–"
     seconds = (run.ended_at - run.started_at).total_seconds()
@@ -80,7 +80,10 @@ def duration(run: Run) -> str:
 def span(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 90 else lasting(timedelta(seconds=seconds))
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 10 else lasting(timedelta(seconds=seconds))
 
 
 @register.filter
