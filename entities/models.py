@@ -143,7 +143,7 @@ class Order(Row):
         return self.number or f"order of {self.ordered_on}"
 
 
-@synced(scopes=[scope("employee", "employee_id")], conflict="device_wins", delete_conflict="manual")
+@synced(scopes=[scope("employee", "order__employee_id")], conflict="device_wins", delete_conflict="manual")
 class OrderLine(Row):
     order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
     # The order's employee, carried here so that a line syncs to the same devices as its order.

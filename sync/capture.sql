@@ -9,6 +9,7 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
     v_number bigint := v_xid::text::bigint;
 BEGIN
+{{locks}}
     -- Nearly always every row is new to the feed, and then nothing has to be kept of them between the two tables.
     IF NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
                    AND f.entity = {{entity}}) THEN
@@ -50,6 +51,7 @@ DECLARE
     v_xid xid8 := pg_current_xact_id();
     v_number bigint := v_xid::text::bigint;
 BEGIN
+{{locks}}
     WITH captured AS MATERIALIZED (
         SELECT id, r.rev, CASE WHEN o.id IS NOT NULL THEN {{old_row}} END AS old,
                CASE WHEN n.id IS NOT NULL THEN {{new_row}} END AS new,
@@ -161,17 +163,20 @@ DELETE FROM sync_capture WHERE entity = %(entity)s;
 
 -- name: drop_functions
 -- The triggers go with their functions.
-DROP FUNCTION IF EXISTS {{insert_function}}(), {{update_function}}(), {{delete_function}}(), {{truncate_function}}() CASCADE;
+DROP FUNCTION IF EXISTS {{insert_function}}(), {{update_function}}(), {{delete_function}}(), {{truncate_function}}(),
+    {{follow_function}}() CASCADE;
 
 -- name: installed
--- Per entity: the digest it was installed with, how many of its four triggers are in force, and its functions' source.
-SELECT c.entity, c.digest, c.wire_digest,
-       (SELECT count(*) FROM pg_trigger t
-        WHERE t.tgrelid = to_regclass(c.table_name) AND t.tgname LIKE 'sync\_capture\_%%' AND t.tgenabled = 'A'),
-       (SELECT coalesce(string_agg(p.prosrc, '' ORDER BY p.proname), '') FROM pg_proc p
-        WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = ANY (
-            SELECT 'sync_capture_' || c.entity || '_' || op FROM unnest(ARRAY['insert', 'update', 'delete', 'truncate']) op))
-FROM sync_capture c;
+-- Per entity: the digests it was installed with, how many triggers are in force that call its functions, and their source.
+SELECT c.entity, c.digest, c.wire_digest, coalesce(sum(p.triggers), 0)::int, coalesce(string_agg(p.prosrc, '' ORDER BY p.proname), '')
+FROM sync_capture c LEFT JOIN LATERAL (
+    SELECT p.proname, p.prosrc, (SELECT count(*) FROM pg_trigger t WHERE t.tgfoid = p.oid AND t.tgenabled = 'A') AS triggers
+    FROM pg_proc p
+    WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = ANY (
+        ARRAY(SELECT 'sync_capture_' || c.entity || '_' || op FROM unnest(ARRAY['insert', 'update', 'delete', 'truncate']) op)
+        || ('sync_follow_' || c.entity))
+) p ON true
+GROUP BY c.entity;
 
 -- name: remember
 INSERT INTO sync_capture (entity, table_name, digest, wire_digest)

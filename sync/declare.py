@@ -22,10 +22,10 @@ GLOBAL = "global"
 
 @dataclass(frozen=True)
 class Scope:
-    """A rule that puts a row into a scope: `name` alone, or `name:<value of column>` (none where it is NULL)."""
+    """A rule that puts a row into a scope: `name` alone, or `name:<value at path>` (none where it is NULL)."""
 
     name: str
-    column: str | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,13 @@ class Declaration:
 _declarations: dict[str, Declaration] = {}
 
 
-def scope(name: str, column: str | None = None) -> Scope:
-    """The scope `name` for every row, or, with `column`, the scope `name:<value>` of the row's own value."""
-    return Scope(name, column)
+def scope(name: str, path: str | None = None) -> Scope:
+    """The scope `name` for every row, or, with a `path`, the scope `name:<value>`.
+
+    The path names a column of the row (`employee_id`), or leads there along foreign keys (`order__employee_id`): then
+    the row follows the one that has the value into its scope.
+    """
+    return Scope(name, path)
 
 
 def synced(

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from sync.capture import authored
+from sync.follow import follow_function_name, follow_of, locks_on_insert, locks_on_update
 from sync.sql import block, blocks, literal, quote
 from sync.wire import Entity, entities
 
@@ -23,6 +24,12 @@ class Capture:
     functions: dict[str, str]
     triggers: str
     restamp: str
+    tables: tuple[str, ...]
+
+    @property
+    def trigger_count(self) -> int:
+        """Four on its own table, two on each other one that its scopes lead through."""
+        return 4 + 2 * (len(self.tables) - 1)
 
     @property
     def digest(self) -> str:
@@ -38,7 +45,9 @@ def _digest(*texts: str) -> str:
 
 
 def _function_names(entity: str) -> dict[str, str]:
-    return {f"{op}_function": quote(f"sync_capture_{entity}_{op}") for op in ("insert", "update", "delete", "truncate")}
+    names = {f"{op}_function": f"sync_capture_{entity}_{op}" for op in ("insert", "update", "delete", "truncate")}
+    names["follow_function"] = follow_function_name(entity)
+    return {name: quote(function) for name, function in names.items()}
 
 
 def capture_of(entity: Entity) -> Capture:
@@ -58,14 +67,19 @@ def capture_of(entity: Entity) -> Capture:
         )
 
     functions = {
-        "insert": function("insert", "insert", **new, **first),
-        "update": function("update", "update", **new, **old, **columns, **feed),
+        "insert": function("insert", "insert", **new, **first, locks=locks_on_insert(entity)),
+        "update": function("update", "update", **new, **old, **columns, **feed, locks=locks_on_update(entity)),
         "delete": function("delete", "delete", source="old_rows", **gone),
         "truncate": function("truncate", "delete", source=entity.table, **gone),
     }
     triggers = block("capture.sql", "triggers", table=entity.table, **names)
     restamp = block("capture.sql", "restamp", table=entity.table, **name, **new, **feed)
-    return Capture(entity, functions, triggers, restamp)
+    others: tuple[str, ...] = ()
+    if follow := follow_of(entity):
+        functions["follow"] = follow.function
+        triggers += "\n" + follow.triggers
+        others = follow.tables
+    return Capture(entity, functions, triggers, restamp, (entity.table, *others))
 
 
 @cache
@@ -102,7 +116,8 @@ def _install(cursor: Any, capture: Capture, digest: str, wire_digest: str) -> No
     if digest == capture.digest and wire_digest == capture.wire_digest:
         return
     # No writer may come between the new triggers and the comparison of the rows; readers may.
-    cursor.execute(f"LOCK TABLE {capture.entity.table} IN SHARE ROW EXCLUSIVE MODE")
+    cursor.execute(f"LOCK TABLE {', '.join(capture.tables)} IN SHARE ROW EXCLUSIVE MODE")
+    cursor.execute(block("capture.sql", "drop_functions", **_function_names(capture.entity.name)))
     for function in capture.functions.values():
         cursor.execute(function)
     cursor.execute(capture.triggers)
@@ -135,5 +150,7 @@ def _in_force(capture: Capture, found: tuple[str, str, int, str] | None) -> bool
     if found is None:
         return False
     digest, wire_digest, triggers, source = found
-    bodies = (capture.functions[op].split("$body$")[1] for op in ("delete", "insert", "truncate", "update"))
-    return (digest, wire_digest, triggers) == (capture.digest, capture.wire_digest, 4) and source == "".join(bodies)
+    in_order = ("delete", "insert", "truncate", "update", "follow")  # of the functions' names
+    bodies = (capture.functions[op].split("$body$")[1] for op in in_order if op in capture.functions)
+    known = (capture.digest, capture.wire_digest, capture.trigger_count)
+    return (digest, wire_digest, triggers) == known and source == "".join(bodies)

@@ -19,7 +19,7 @@ from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
 from sync.models import Conflict, Rejection
 from sync.mutation import Batch, Error, Mutation, error, parse_batch
 from sync.push_new import NotNew, push_new
-from sync.refusal import errors_of, is_of_a_row, lost_race
+from sync.refusal import Displaced, errors_of, is_of_a_row, lost_race
 from sync.settle import as_written, broken_by_clean, settle, settlement
 from sync.sql import Uuids, array, block, cursor
 from sync.states import Pusher, locking, states_of, with_what_others_did
@@ -180,7 +180,7 @@ class Push:
             except _Refused as refused:
                 failures |= refused.failures
                 continue
-            except (DatabaseError, ProtectedError, RestrictedError) as problem:
+            except (DatabaseError, ProtectedError, RestrictedError, Displaced) as problem:
                 if isinstance(problem, OperationalError) and not is_of_a_row(problem):
                     raise
                 if _names(problem, "sync_result_pkey") or (self.may_try_again and self._lost_a_row(problem)):

@@ -49,6 +49,21 @@ SELECT EXISTS (
                       AND (o.data IS NOT NULL OR (o.rev = f.rev AND o.scope = ANY (%(scopes)s::text[]))))
 );
 
+-- name: moves_unseen
+-- Whether this transaction has taken any row along, into another scope, that no granted scope had shown. A row that was
+-- taken along has entries of this transaction in the feed, but none in the history.
+SELECT EXISTS (
+    SELECT FROM (
+        SELECT f.row_id, f.entity FROM sync_feed f WHERE f.xid = pg_current_xact_id() AND f.data IS NULL
+        UNION
+        SELECT f.row_id, f.entity FROM sync_feed f WHERE f.xid = pg_current_xact_id() AND f.scope = ANY (%(scopes)s::text[])
+    ) m
+    WHERE NOT EXISTS (SELECT FROM sync_history h WHERE h.row_id = m.row_id AND h.entity = m.entity
+                      AND h.xid = pg_current_xact_id()::text::bigint)
+      AND NOT EXISTS (SELECT FROM sync_feed o WHERE o.row_id = m.row_id AND o.entity = m.entity
+                      AND o.scope = ANY (%(scopes)s::text[]) AND (o.data IS NULL) = (o.xid = pg_current_xact_id()))
+);
+
 -- name: correct_revisions
 -- Of results that were remembered with another revision than the row has in fact.
 UPDATE sync_result r SET rev = w.rev

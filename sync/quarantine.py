@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
-from django.db.models import Q
+from django.db.models import ForeignKey, Model, Q
 from django.utils import timezone
 
 from sync import decide as core
@@ -23,7 +23,7 @@ from sync.push import Push
 from sync.sql import array, block, cursor
 from sync.states import Pusher
 from sync.units import Interleaved
-from sync.wire import entities
+from sync.wire import Entity, entities
 
 State = Rejection.State
 WAITING = frozenset({"not_found", "missing_reference", "group_failed"})  # for another mutation, as far as one can tell
@@ -322,19 +322,37 @@ def _field_names(entity: str) -> frozenset[str]:
     return frozenset(field.name for field in entities()[entity].fields) if entity in entities() else frozenset()
 
 
-def _scopes(candidates: Iterable[Candidate]) -> list[str]:
+def _scopes(candidates: Sequence[Candidate]) -> list[str]:
     """Every scope that there is, and those that these mutations bring a row into."""
     with cursor() as bound:
         bound.execute(block("resolve.sql", "scopes"))
         found = {scope for (scope,) in bound.fetchall()} | {""}
-    for candidate in candidates:
-        entity = entities().get(candidate.key.entity)
-        for rule in entity.declaration.scopes if entity else ():
-            value = candidate.values.fields.get(rule.column or "")
-            if value is None and entity is not None and rule.column in checker(entity).defaults:
-                value = checker(entity).defaults[rule.column]()
-            found.add(rule.name if rule.column is None else f"{rule.name}:{_text(value)}")
+    made: dict[tuple[type[Model], str], dict[str, Any]] = {}
+    known = [(entity, each) for each in candidates if (entity := entities().get(each.key.entity))]
+    for entity, each in known:
+        row = made.setdefault((entity.model, each.key.row), {n: d() for n, d in checker(entity).defaults.items()})
+        row.update(each.values.fields, id=each.key.row)
+    for entity, each in known:
+        for rule in entity.declaration.scopes:
+            value = rule.path and _value_at(rule.path, entity, each, made)
+            found.add(rule.name if rule.path is None else f"{rule.name}:{_text(value)}")
     return sorted(found)
+
+
+def _value_at(
+    path: str, entity: Entity, candidate: Candidate, made: Mapping[tuple[type[Model], str], Mapping[str, Any]]
+) -> Any:
+    """What is where the path leads from a row, once these mutations have made what they make."""
+    *names, last = path.split("__")
+    model = entity.model
+    row: Mapping[str, Any] = made[model, candidate.key.row]
+    for name in names:
+        field = model._meta.get_field(name)
+        assert isinstance(field, ForeignKey)  # of a path
+        model, key = field.remote_field.model, row.get(field.attname)
+        there = model._default_manager.filter(**{field.target_field.attname: key}).values()
+        row = made.get((model, str(key))) or there.first() or {}
+    return row.get(last)
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,10 @@ _BY_SQLSTATE = {
 }
 
 
+class Displaced(Exception):
+    """A row that the device may not know of would follow one that it moves."""
+
+
 LOST_RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
@@ -34,6 +38,8 @@ def errors_of(problem: Exception, names: set[str]) -> tuple[str | None, tuple[Er
 
     The message is ours or the model's: the database's own could show another row's values.
     """
+    if isinstance(problem, Displaced):
+        return None, (error("forbidden_scope"),)
     if isinstance(problem, ProtectedError | RestrictedError):
         return None, (error("protected"),)
     cause = problem.__cause__

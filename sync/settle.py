@@ -9,7 +9,9 @@ from django.db.models import Model, ProtectedError
 
 from sync.checker import checker
 from sync.decide import AS_SENT, Candidate, RowKey, RowState, Write
+from sync.follow import moving_fields
 from sync.mutation import Error, Values, error
+from sync.refusal import Displaced
 from sync.sql import Uuids, array, block, cursor
 from sync.states import Pusher, states_of
 from sync.wire import Entity, entities
@@ -72,7 +74,8 @@ def settle(
     """Remember the results of a wave that was written. `meanwhile` is called while PostgreSQL does it.
 
     Returns the states of the rows that have another revision than expected, or are outside the device's scopes. Raises
-    ProtectedError where a delete took a row along that the device may not know of.
+    ProtectedError where a delete took a row along that the device may not know of, and Displaced where an update took
+    one into another scope.
     """
     with cursor() as bound:
         with bound.connection.pipeline():
@@ -88,6 +91,14 @@ def settle(
             bound.execute(block("push.sql", "takes_along_unseen"), {"scopes": list(pusher.scopes)})
             if bound.fetchone() == (True,):
                 raise ProtectedError("A row that the device may not know of refers to this one.", set())
+        if any(
+            candidate.mutation.op == "update"
+            and not moving_fields(candidate.key.entity).isdisjoint(candidate.values.fields)
+            for candidate in candidates
+        ):
+            bound.execute(block("push.sql", "moves_unseen"), {"scopes": list(pusher.scopes)})
+            if bound.fetchone() == (True,):
+                raise Displaced
     return states
 
 

@@ -10,6 +10,7 @@ from django.db import connection, models
 
 from sync.declare import Declaration, declarations
 from sync.merge import CONFLICT_POLICIES, DELETE_POLICIES
+from sync.paths import BadPath, Path, path_of
 from sync.sql import literal, quote
 
 PROTOCOL = 1
@@ -109,26 +110,27 @@ class Entity:
 
     def columns_sql(self, row: str) -> str:
         """The columns that the wire form and the scopes of the row called `row` are made from."""
-        columns = {field.column for field in self.fields}
-        columns |= {self._column(rule.column) for rule in self.declaration.scopes if rule.column is not None}
-        return ", ".join(f"{row}.{quote(column)}" for column in sorted(columns))
+        columns = {quote(field.column) for field in self.fields} | {path.own_column for path in self.paths}
+        return ", ".join(f"{row}.{column}" for column in sorted(columns))
 
     def scopes_sql(self, row: str) -> str:
         """A text[] of the scopes of a row; one that no rule gives a scope is in `''`, which nobody is granted."""
         rules = self.declaration.scopes
-        if all(rule.column is None for rule in rules):
+        if not self.paths:
             return f"ARRAY[{', '.join(literal(name) for name in sorted({rule.name for rule in rules}))}]"
         values = ", ".join(
             f"({literal(rule.name)})"
-            if rule.column is None
-            else f"({literal(rule.name + ':')} || {row}.{quote(self._column(rule.column))}::text)"
+            if rule.path is None
+            else f"({literal(rule.name + ':')} || {path_of(self.model, rule.path).value_sql(row)})"
             for rule in rules
         )
         found = f"SELECT DISTINCT s.scope FROM (VALUES {values}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
         return f"coalesce(nullif(ARRAY({found}), '{{}}'), ARRAY[''])"
 
-    def _column(self, name: str) -> str:
-        return next(column_of(f) for f in self.model._meta.concrete_fields if f.attname == name)
+    @cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the values of its scopes stand."""
+        return tuple(path_of(self.model, rule.path) for rule in self.declaration.scopes if rule.path is not None)
 
     def field(self, name: str) -> Field | None:
         return self._by_name.get(name)
@@ -235,11 +237,12 @@ def declaration_errors(declaration: Declaration) -> list[str]:
             f"{option} names {name!r}, which is no column (a foreign key is named with its `_id`)"
             for name in sorted(getattr(declaration, option) - names.keys())
         ]
-    errors += [
-        f"scope {rule.name!r} names {rule.column!r}, which is no column"
-        for rule in declaration.scopes
-        if rule.column is not None and rule.column not in names
-    ]
+    for rule in declaration.scopes:
+        try:
+            if rule.path is not None:
+                path_of(declaration.model, rule.path)
+        except BadPath as problem:
+            errors.append(f"scope {rule.name!r} {problem}")
     if not declaration.scopes:
         errors.append("has no scope, so no device could ever have its rows")
     errors += [f"scope name {rule.name!r} may not hold ':'" for rule in declaration.scopes if ":" in rule.name]

@@ -22,6 +22,7 @@ from tests.integration.sync_support import (
     order,
     other_connection,
     problem,
+    sql,
     update,
 )
 
@@ -366,8 +367,9 @@ def test_push_delete_takes_no_row_along_that_is_outside_the_scopes() -> None:
     mine, theirs = employee(1), employee(2)
     product = Product.objects.create(code="A", name="A")
     kept, gone = order(mine), order(mine)
-    for of, whose in ((kept, theirs), (gone, mine)):
-        OrderLine.objects.create(order=of, employee_id=whose, product=product, unit_price=1)
+    lines = [OrderLine.objects.create(order=of, product=product, unit_price=1) for of in (kept, gone)]
+    # As of an entity whose rows do not follow those that they refer to.
+    sql("UPDATE sync_feed SET scope = %s WHERE row_id = %s", [f"employee:{theirs}", lines[0].pk])
     device = TestDevice("global", f"employee:{mine}")
     first, second = device.push(delete(str(kept.pk), 1, "order"), delete(str(gone.pk), 1, "order"))
     assert (codes(first), second["status"]) == ([(None, "protected")], "applied")
