@@ -48,4 +48,6 @@ def check_count(holder: Device | AbstractBaseUser, more: int = 0) -> None:
 
 
 def _key(holder: Device | AbstractBaseUser) -> dict[str, Any]:
-    return {"device": holder} if isinstance(holder, Device) else {"user_id": holder.pk}
+    """Of a grant that a person gave. What a row of the deployment's own grants is taken by changing that row."""
+    whose = {"device": holder} if isinstance(holder, Device) else {"user_id": holder.pk}
+    return whose | {"source": ""}

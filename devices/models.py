@@ -122,7 +122,7 @@ class Device(models.Model):
     @cached_property
     def scopes(self) -> list[str]:
         """The scopes granted to the device or its user, each once, in byte order."""
-        return sorted(set(Grant.objects.of(self).values_list("scope", flat=True)))
+        return list(self.granted.filter(until=None).order_by("scope").values_list("scope", flat=True))
 
 
 class GrantQuerySet(models.QuerySet["Grant"]):
@@ -143,6 +143,8 @@ class Grant(models.Model):
         settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="sync_grants", db_index=False
     )
     scope = models.CharField(max_length=SCOPE_LENGTH_MAX, validators=[validate_scope])
+    # The row that grants it, where one of the deployment's own does: `employee_territory.territory:<id>`.
+    source = models.TextField(blank=True, default="", editable=False)
 
     objects = GrantQuerySet.as_manager()
 
@@ -154,9 +156,33 @@ class Grant(models.Model):
                 name="devices_grant_one_holder",
                 violation_error_message="Grant the scope to a device or to a user: exactly one of them.",
             ),
-            models.UniqueConstraint(fields=["device", "scope"], name="devices_grant_device_scope"),
-            models.UniqueConstraint(fields=["user", "scope"], name="devices_grant_user_scope"),
+            models.UniqueConstraint(fields=["device", "scope", "source"], name="devices_grant_device_scope"),
+            models.UniqueConstraint(fields=["user", "scope", "source"], name="devices_grant_user_scope"),
         ]
+        indexes = [models.Index(fields=["source"], condition=~Q(source=""), name="devices_grant_source")]
+
+    def __str__(self) -> str:
+        return self.scope
+
+
+class PositionField(models.Field):  # type: ignore[type-arg]
+    """The id of a transaction, which is a place in the feed too."""
+
+    def db_type(self, connection: Any) -> str:  # noqa: ARG002
+        return "xid8"
+
+    def from_db_value(self, value: str | None, _expression: Any, _connection: Any) -> int | None:
+        return None if value is None else int(value)
+
+
+class Granted(models.Model):
+    """A scope that a device has or had, and the transactions that gave and took it. `identity.sql` writes it."""
+
+    pk = models.CompositePrimaryKey("device_id", "scope", "since")
+    device = models.ForeignKey(Device, models.CASCADE, related_name="granted", db_index=False)
+    scope = models.TextField(db_collation="C")
+    since = PositionField()
+    until = PositionField(null=True)
 
     def __str__(self) -> str:
         return self.scope

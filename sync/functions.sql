@@ -23,26 +23,27 @@ $$;
 
 -- One page of a pull, with authentication, in one call. STABLE, so that the whole page sees one snapshot, "now".
 --
--- A run of pages brings a device from what it has (everything visible in p_base, of the scopes p_held; NULL: nothing)
--- to everything visible in p_target, of the scopes p_granting. Its lanes are those scopes one after the other: lost ones
--- (their rows become deletes), kept ones (what is not visible in p_base), new ones (every row, and deletes since). A lane
--- is read in ranges of transactions: each one that was still open in p_base, then all that began later; so its cost is
--- that of what changed, however long some transaction stays open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its
--- end and more was committed meanwhile, the next run follows, in the same page only if that is empty so far.
+-- A run of pages brings a device from what it has (everything visible in p_base; NULL: nothing) to everything visible in
+-- p_target. The log of grants says which scopes were granted at each. The run's lanes are those scopes one after the other:
+-- lost ones (granted at some time since the base; their rows become deletes), kept ones (what is not visible in the
+-- base), new ones (every row, and deletes since). A lane is read in ranges of transactions: each one that was still open
+-- in p_base, then all that began later; so its cost is that of what changed, however long some transaction stays
+-- open. p_lane, p_xid, p_seq say where the page before ended. When a run is at its end and more was committed meanwhile,
+-- the next run follows, in the same page only if that is empty so far.
 --
 -- What changed comes in pieces of JSON, one for each range and entity: joined here, megabytes would be copied ten times.
-DO $$ BEGIN -- a function whose result changes cannot be replaced
-    IF NOT EXISTS (SELECT FROM pg_proc WHERE oid = to_regproc('sync_pull') AND 'upserts' = ANY (proargnames)) THEN
+DO $$ BEGIN -- a function whose parameters or result change cannot be replaced
+    IF NOT EXISTS (SELECT FROM pg_proc WHERE oid = to_regproc('sync_pull') AND 'p_floor' = ANY (proargnames)) THEN
         DROP FUNCTION IF EXISTS sync_pull;
     END IF;
 END $$;
 CREATE OR REPLACE FUNCTION sync_pull(
-    p_token_hash bytea, p_epoch uuid, p_base pg_snapshot, p_held text[], p_target pg_snapshot, p_granting text[],
-    p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_many_scoped text[],
+    p_token_hash bytea, p_epoch uuid, p_device uuid, p_base pg_snapshot, p_floor pg_snapshot, p_target pg_snapshot,
+    p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_scopes int, p_many_scoped text[],
     OUT problem text, OUT device uuid, OUT wipe boolean, OUT last_seen_at timestamptz, OUT pending int,
     OUT entities text[], OUT upserts text[], OUT deletes text[],
-    OUT row_count int, OUT has_more boolean, OUT epoch uuid, OUT base pg_snapshot, OUT held text[],
-    OUT target pg_snapshot, OUT granting text[], OUT lane int, OUT xid xid8, OUT seq bigint
+    OUT row_count int, OUT has_more boolean, OUT epoch uuid, OUT base pg_snapshot, OUT floor pg_snapshot,
+    OUT target pg_snapshot, OUT lane int, OUT xid xid8, OUT seq bigint
 ) LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_generic_plan SET enable_sort = off SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
@@ -52,10 +53,14 @@ DECLARE
     v_identity text;
     v_granted text[];
     v_revoked boolean;
+    v_since pg_snapshot;
+    v_open xid8[];
     v_lost text[];
     v_kept text[];
     v_new text[];
     v_lanes text[];
+    v_granting text[];
+    v_active int[];
     v_kind text;
     v_ranges xid8[];
     v_low xid8;
@@ -76,9 +81,11 @@ BEGIN
         WHEN device IS NULL THEN 'unauthorized'
         WHEN v_revoked THEN 'device_revoked'
         WHEN v_identity IS DISTINCT FROM sync_database_identity() THEN 'new_epoch'
-        WHEN p_epoch <> epoch
+        WHEN p_epoch <> epoch OR p_device <> device
           OR pg_snapshot_xmax(p_base) > pg_snapshot_xmax(v_now) OR pg_snapshot_xmax(p_target) > pg_snapshot_xmax(v_now)
-          OR pg_snapshot_xmin(p_base) < v_forgotten OR pg_snapshot_xmin(p_target) < v_forgotten THEN 'token_expired'
+          OR pg_snapshot_xmin(coalesce(p_base, p_floor)) < v_forgotten OR pg_snapshot_xmin(p_target) < v_forgotten
+          THEN 'token_expired'
+        WHEN cardinality(v_granted) > p_scopes THEN 'too_many_scopes'
     END;
     IF problem IS NOT NULL THEN RETURN; END IF;
 
@@ -86,42 +93,68 @@ BEGIN
         p_target := NULL; -- nothing of the run was read yet: it may as well lead to now, and then it can be the last
     END IF;
     base := p_base;
-    held := coalesce(p_held, '{}');
     target := coalesce(p_target, v_now);
-    granting := CASE WHEN p_target IS NULL THEN v_granted ELSE p_granting END;
+    floor := CASE WHEN base IS NULL THEN coalesce(p_floor, target) END;
     lane := p_lane; xid := p_xid; seq := p_seq;
     entities := '{}'; upserts := '{}'; deletes := '{}';
     row_count := 0;
     has_more := false;
-    IF NOT granting <@ v_granted THEN
-        -- A scope was revoked while the run went on. Nobody knows how much the device has of the scopes that the run gave
-        -- it: they are taken away, as if all of them had been read, and those still granted come back with the next run.
-        held := held || ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(held));
-        granting := ARRAY(SELECT unnest(coalesce(p_held, '{}')) INTERSECT SELECT unnest(v_granted) ORDER BY 1);
+    IF p_target IS NOT NULL AND EXISTS (
+        SELECT FROM devices_granted g WHERE g.device_id = device AND g.until IS NOT NULL
+        AND pg_visible_in_snapshot(g.since, p_target) AND NOT pg_visible_in_snapshot(g.until, p_target)
+    ) THEN
+        -- A scope was revoked while the run went on. Nobody knows how much the device has of it: it is taken away, as if
+        -- all of it had been read, by a run that begins anew.
         target := v_now; lane := 1; xid := '0'; seq := 0;
     END IF;
     <<runs>> LOOP
-        IF held = granting THEN
-            v_lost := '{}'; v_kept := held; v_new := '{}';
+        v_since := coalesce(base, floor);
+        IF base IS NOT NULL AND NOT EXISTS (
+            SELECT FROM devices_granted g WHERE g.device_id = device
+            AND (NOT pg_visible_in_snapshot(g.since, base) OR NOT pg_visible_in_snapshot(g.until, base))
+        ) THEN
+            v_lost := '{}'; v_kept := v_granted; v_new := '{}';
         ELSE
-            v_lost := ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(granting) ORDER BY 1);
-            v_kept := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(granting) ORDER BY 1);
-            v_new := ARRAY(SELECT unnest(granting) EXCEPT SELECT unnest(held) ORDER BY 1);
+            SELECT coalesce(array_agg(g.scope ORDER BY g.scope) FILTER (WHERE g.granting AND g.had), '{}'),
+                   coalesce(array_agg(g.scope ORDER BY g.scope) FILTER (WHERE g.granting AND NOT g.had), '{}'),
+                   coalesce(array_agg(DISTINCT g.scope) FILTER (WHERE g.taken), '{}')
+            INTO v_kept, v_new, v_lost
+            FROM (
+                SELECT o.scope, coalesce(pg_visible_in_snapshot(o.since, base), false) AS had,
+                       pg_visible_in_snapshot(o.since, target)
+                       AND NOT coalesce(pg_visible_in_snapshot(o.until, target), false) AS granting,
+                       NOT pg_visible_in_snapshot(o.until, v_since) AND pg_visible_in_snapshot(o.until, target) AS taken
+                FROM devices_granted o WHERE o.device_id = device
+            ) g;
+            v_lost := ARRAY(SELECT unnest(v_lost) EXCEPT SELECT unnest(v_kept || v_new) ORDER BY 1);
         END IF;
-        v_lanes := v_lost || v_kept || v_new;
+        v_granting := v_kept || v_new;
+        v_lanes := v_lost || v_granting;
+        -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then this probe is all that is paid.
+        v_open := ARRAY(SELECT pg_snapshot_xip(base) ORDER BY 1);
+        v_active := '{}';
+        IF EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_kept) AND f.xid >= pg_snapshot_xmax(base))
+           OR cardinality(v_open) > 0
+              AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_kept) AND f.xid = ANY (v_open)) THEN
+            v_active := ARRAY(
+                SELECT cardinality(v_lost) + k.at FROM unnest(v_kept) WITH ORDINALITY k(scope, at)
+                WHERE EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid = ANY (v_open))
+                   OR EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid >= pg_snapshot_xmax(base))
+            );
+        ELSIF cardinality(v_lost) = 0 AND cardinality(v_new) = 0 THEN
+            lane := cardinality(v_lanes) + 1;
+        END IF;
         WHILE lane <= cardinality(v_lanes) LOOP
             v_kind := CASE WHEN lane <= cardinality(v_lost) THEN 'lost'
                            WHEN lane <= cardinality(v_lost) + cardinality(v_kept) THEN 'kept' ELSE 'new' END;
-            v_ranges := CASE v_kind
-                WHEN 'kept' THEN ARRAY(SELECT pg_snapshot_xip(base) ORDER BY 1) || pg_snapshot_xmax(base)
-                ELSE ARRAY['0'::xid8] END;
+            v_ranges := CASE WHEN v_kind <> 'kept' THEN ARRAY['0'::xid8]
+                             WHEN lane = ANY (v_active) THEN v_open || pg_snapshot_xmax(base) ELSE '{}' END;
             WHILE cardinality(v_ranges) > 0 LOOP
                 v_low := v_ranges[1];
                 v_high := CASE WHEN cardinality(v_ranges) > 1 THEN v_low ELSE '18446744073709551615'::xid8 END;
                 v_ranges := v_ranges[2:];
                 CONTINUE WHEN v_high < xid;
                 IF v_low > xid THEN xid := v_low; seq := 0; END IF;
-                -- Most lanes of most pulls have nothing new: then this probe is all that is paid.
                 CONTINUE WHEN NOT EXISTS (SELECT FROM sync_feed f WHERE f.scope = v_lanes[lane] AND f.xid <= v_high
                                           AND (f.xid, f.seq) > (sync_pull.xid, sync_pull.seq));
                 v_place := 0; v_size := 0; v_rows := 0;
@@ -134,8 +167,7 @@ BEGIN
                           -- What changed since the target is told by the next run, but nobody reads a lost scope again.
                           AND (v_kind = 'lost' OR pg_visible_in_snapshot(f.xid, target))
                           -- Of a new scope, a device may have pushed rows before its first pull of it.
-                          AND (v_kind = 'kept' OR f.data IS NOT NULL OR base IS NULL AND v_kind = 'lost'
-                               OR NOT pg_visible_in_snapshot(f.xid, base))
+                          AND (v_kind = 'kept' OR f.data IS NOT NULL OR NOT pg_visible_in_snapshot(f.xid, v_since))
                         ORDER BY f.xid, f.seq LIMIT p_rows - row_count
                     ), sized AS (
                         SELECT e.*, row_number() OVER w AS place, octet_length(coalesce(e.data, '')) + 40 AS own,
@@ -146,13 +178,13 @@ BEGIN
                             -- A delete is not told while another granted scope holds the row, nor twice.
                             WHEN s.data IS NULL THEN NOT EXISTS (
                                 SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
-                                AND (o.scope = ANY (granting) AND o.data IS NOT NULL
+                                AND (o.scope = ANY (v_granting) AND o.data IS NOT NULL
                                      OR o.scope = ANY (v_lanes[:lane - 1]) AND (v_kind = 'lost' OR o.data IS NULL)
-                                        AND (o.data IS NOT NULL OR base IS NULL OR NOT pg_visible_in_snapshot(o.xid, base))))
+                                        AND (o.data IS NOT NULL OR NOT pg_visible_in_snapshot(o.xid, v_since))))
                             -- A row in several scopes is told by the first of them.
                             WHEN lane > 1 AND s.entity = ANY (p_many_scoped) THEN NOT EXISTS (
                                 SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
-                                AND o.scope = ANY (v_lanes[:lane - 1]) AND o.scope = ANY (granting) AND o.data IS NOT NULL)
+                                AND o.scope = ANY (v_lanes[:lane - 1]) AND o.scope = ANY (v_granting) AND o.data IS NOT NULL)
                             ELSE true END AS tell
                         FROM sized s WHERE s.size - s.own < p_bytes - v_bytes
                     )
@@ -178,8 +210,8 @@ BEGIN
             END LOOP;
             lane := lane + 1; xid := '0'; seq := 0;
         END LOOP;
-        base := target; held := granting; target := v_now; granting := v_granted; lane := 1; xid := '0'; seq := 0;
-        EXIT runs WHEN base::text = v_now::text AND held = v_granted;
+        base := target; floor := NULL; target := v_now; lane := 1; xid := '0'; seq := 0;
+        EXIT runs WHEN base::text = v_now::text;
         -- What this run took away may come back with the next, and a page tells a row once.
         has_more := row_count > 0;
         EXIT runs WHEN has_more;

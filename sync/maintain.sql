@@ -29,6 +29,8 @@ WHERE database_identity IS DISTINCT FROM sync_database_identity();
 -- name: restamp_feed
 UPDATE sync_feed SET xid = pg_current_xact_id();
 UPDATE sync_history SET xid = pg_current_xact_id()::text::bigint;
+DELETE FROM devices_granted WHERE until IS NOT NULL;
+UPDATE devices_granted SET since = pg_current_xact_id();
 DELETE FROM sync_tick;
 
 -- name: tick
@@ -51,6 +53,10 @@ WITH old AS (
     DELETE FROM sync_tick t USING old WHERE t.horizon < old.horizon RETURNING 1
 )
 SELECT count(*) FROM forgotten;
+
+-- name: forget_grants
+-- What was taken before any token that is still good.
+DELETE FROM devices_granted g USING sync_epoch e WHERE g.until < e.forgotten_before;
 
 -- name: forget_results
 -- What is kept as a conflict or in quarantine is not forgotten: sent again, it would be applied beside its record.

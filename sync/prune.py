@@ -25,6 +25,7 @@ def prune() -> dict[str, int]:
     _run(block("maintain.sql", "partitions"))
     _run(block("maintain.sql", "tick"))
     tombstones = _run(block("maintain.sql", "forget_tombstones"), days=settings.SYNC_TOMBSTONE_AGE_DAYS_MAX)
+    _run(block("maintain.sql", "forget_grants"))
     results = _run(block("maintain.sql", "forget_results"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
     operations = _run(block("maintain.sql", "forget_operations"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
     alerts = _run(block("alerts/alerts.sql", "forget"), days=settings.SYNC_ALERT_AGE_DAYS_MAX)

@@ -30,7 +30,7 @@ class Page:
 def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
     """The next page for the device with that token hash: one query, authentication included.
 
-    Raises Problem: unauthorized, device_revoked, invalid_token, token_expired.
+    Raises Problem: unauthorized, device_revoked, invalid_token, token_expired, too_many_scopes.
     """
     token = _read(token_text)
     run = token.run if token else None
@@ -41,15 +41,16 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
             {
                 "token_hash": token_hash,
                 "epoch": token and token.epoch,
+                "of_device": token and token.device,
                 "base": token.base.text if token and token.base else None,
-                "held": list(token.held) if token else [],
+                "floor": run.floor.text if run and run.floor else None,
                 "target": run and run.target.text,
-                "granting": list(run.granting) if run else [],
                 "lane": run.lane if run else 1,
                 "xid": str(run.xid if run else 0),
                 "seq": run.seq if run else 0,
                 "rows_max": rows_max,
                 "bytes_max": settings.SYNC_PULL_PAGE_BYTES_MAX,
+                "scopes_max": settings.SYNC_SCOPES_PER_DEVICE_MAX,
                 "many_scoped": list(_many_scoped()),
             },
             binary=True,
@@ -65,12 +66,12 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
             raise refusal(wipe)
         case bytes():
             raise Problem(problem.decode())
-    epoch, base, held, target, granting, lane, xid, seq = position
+    epoch, base, floor, target, lane, xid, seq = position
     now = Token(
         epoch,
-        Snapshot(base.decode()) if base else None,
-        _texts(held),
-        Run(Snapshot(target.decode()), _texts(granting), lane, int(xid), seq) if has_more else None,
+        device,
+        _snapshot(base),
+        Run(Snapshot(target.decode()), _snapshot(floor), lane, int(xid), seq) if has_more else None,
     )
     tail = f'"token":"{encode(now, _keys()[0])}","has_more":{str(has_more).lower()}}}'
     body = b"".join((b'{"changes":{', *_changes(names, upserts, deletes), b"},", tail.encode()))
@@ -93,8 +94,8 @@ def _changes(names: list[bytes], upserts: list[bytes | None], deletes: list[byte
         yield b"]}"
 
 
-def _texts(values: list[bytes]) -> tuple[str, ...]:
-    return tuple(value.decode() for value in values)
+def _snapshot(text: bytes | None) -> Snapshot | None:
+    return None if text is None else Snapshot(text.decode())
 
 
 def begin_epoch() -> None:

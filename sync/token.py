@@ -43,10 +43,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of pages that is under way: the snapshot it reads up to, the scopes it reads, where the last page ended."""
+    """A run of pages that is under way: the snapshot it reads up to, and where the last page ended.
+
+    `floor`: of a first load the snapshot that its first page read up to; None of any other.
+    """
 
     target: Snapshot
-    granting: tuple[str, ...]
+    floor: Snapshot | None
     lane: int
     xid: int
     seq: int
@@ -54,19 +57,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Token:
-    """`base` is None before the first load is complete; `held` are the scopes that were read up to `base`."""
+    """`base` is None before the first load is complete. Which scopes were read up to it, the log of grants says."""
 
     epoch: UUID
+    device: UUID
     base: Snapshot | None
-    held: tuple[str, ...]
     run: Run | None = None
 
 
 class _Wire(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     epoch: bytes
+    device: bytes
     base: str | None
-    held: list[str]
-    run: tuple[str, list[str], int, int, int] | None
+    run: tuple[str, str | None, int, int, int] | None
 
 
 def encode(token: Token, key: bytes) -> str:
@@ -75,9 +78,9 @@ def encode(token: Token, key: bytes) -> str:
     body = msgspec.msgpack.encode(
         _Wire(
             token.epoch.bytes,
+            token.device.bytes,
             token.base.text if token.base else None,
-            list(token.held),
-            (run.target.text, list(run.granting), run.lane, run.xid, run.seq) if run else None,
+            (run.target.text, run.floor.text if run.floor else None, run.lane, run.xid, run.seq) if run else None,
         )
     )
     return base64.urlsafe_b64encode(_signature(body, key) + body).decode().rstrip("=")
@@ -97,9 +100,9 @@ def decode(text: str, keys: Sequence[bytes]) -> Token:
         run = wire.run
         return Token(
             UUID(bytes=wire.epoch),
+            UUID(bytes=wire.device),
             Snapshot(wire.base) if wire.base else None,
-            tuple(wire.held),
-            Run(Snapshot(run[0]), tuple(run[1]), *run[2:]) if run else None,
+            Run(Snapshot(run[0]), Snapshot(run[1]) if run[1] else None, *run[2:]) if run else None,
         )
     except (msgspec.MsgspecError, ValueError) as error:  # made by another version of this server
         raise InvalidToken("not readable") from error

@@ -1,8 +1,9 @@
 """A device as tests see it: pulls and pushes through the HTTP stack of this process, against the real database."""
 
 import secrets
+import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psycopg
@@ -117,6 +118,22 @@ def other_connection() -> "psycopg.Connection[tuple[Any, ...]]":
         host=settings["HOST"] or None,
         port=settings["PORT"] or None,
     )
+
+
+def beside(work: Callable[["psycopg.Connection[Any]"], object]) -> threading.Thread:
+    """Start the work in a transaction of its own, and return once it waits for a lock or has ended."""
+    other = other_connection()
+
+    def run() -> None:
+        with other:
+            work(other)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while thread.is_alive():
+        if sql("SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", [other.info.backend_pid]):
+            break
+    return thread
 
 
 CONTACT = (

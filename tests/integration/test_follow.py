@@ -1,6 +1,5 @@
 """Rows follow the rows that they refer to from scope to scope, whoever moves these and whatever happens at once."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from entities.models import Order, OrderLine, Product
 from sync.install import out_of_date
 from tests.integration.sync_support import (
     TestDevice,
+    beside,
     codes,
     create,
     employee,
@@ -252,22 +252,6 @@ def test_push_cannot_bring_rows_into_the_scopes_that_it_may_not_know(people: tup
 
 
 # --- at the same time ---
-
-
-def beside(work: Callable[["psycopg.Connection[Any]"], object]) -> threading.Thread:
-    """Start the work in a transaction of its own, and return once it waits for a lock or has ended."""
-    other = other_connection()
-
-    def run() -> None:
-        with other:
-            work(other)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    while thread.is_alive():
-        if sql("SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", [other.info.backend_pid]):
-            break
-    return thread
 
 
 def test_a_row_that_is_made_while_its_parent_moves_is_not_left_behind(people: tuple[str, str]) -> None:

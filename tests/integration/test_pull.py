@@ -4,6 +4,7 @@ import contextlib
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ from pytest_django import Settings
 
 from entities.models import Contact, Customer
 from sync.prune import prune
-from sync.token import Token, decode, encode
+from sync.token import decode, encode
 from tests.integration.sync_support import (
     CONTACT,
     TestDevice,
@@ -264,7 +265,7 @@ def reread(device: TestDevice, **changes: Any) -> str:
     assert device.token
     key = settings.SECRET_KEY.encode()
     token = decode(device.token, [key])
-    return encode(Token(**{"epoch": token.epoch, "base": token.base, "held": token.held, **changes}), key)
+    return encode(replace(token, **changes), key)
 
 
 @pytest.mark.protocol("P8")

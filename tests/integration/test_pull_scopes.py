@@ -1,9 +1,13 @@
 """Which rows a pull brings and takes away as scopes and rows come and go: P5 of `docs/protocol.md`."""
 
 import pytest
+from django.contrib.auth.models import User
+from django.db import transaction
+from pytest_django import Settings
 
+from devices.models import Device, Grant
 from entities.models import Order
-from tests.integration.sync_support import TestDevice, contact, create, employee, new_id, order
+from tests.integration.sync_support import TestDevice, beside, contact, create, employee, new_id, order, problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -160,3 +164,112 @@ def test_pull_tells_a_move_between_scopes_as_a_delete_here_and_a_row_there() -> 
     row = str(moving.pk)
     moving.delete()
     assert both.page(both.token)["changes"]["order"] == {"upserts": [], "deletes": [row]}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_takes_away_what_was_pushed_into_a_scope_that_came_and_went_between_two_pulls() -> None:
+    who, customer = employee(1), order(employee(2)).customer_id
+    device = TestDevice("global")
+    device.pull()
+    device.grant(f"employee:{who}")
+    row = new_id()
+    values = {"customer_id": str(customer), "employee_id": who, "ordered_on": "2026-11-21"}
+    assert device.statuses(create("order", row, **values)) == ["applied"]
+    device.revoke(f"employee:{who}")
+    assert device.page(device.token)["changes"]["order"] == {"upserts": [], "deletes": [row]}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_of_a_first_load_takes_away_what_was_deleted_while_it_began_anew() -> None:
+    kept, lost = employee(1), employee(2)
+    rows = [order(kept) for _ in range(4)]
+    order(lost)
+    device = TestDevice(f"employee:{kept}", f"employee:{lost}")
+    while len(device.of("order")) < 3:
+        assert device.step(1)
+    device.revoke(f"employee:{lost}")
+    Order.objects.filter(pk__in=[row.pk for row in rows[:2]]).delete()
+    device.pull(1)
+    assert device.of("order").keys() == {str(row.pk) for row in rows[2:]}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_of_a_scope_that_was_taken_and_given_back_is_whole_though_rows_were_gone_meanwhile() -> None:
+    who = employee(1)
+    rows = [order(who) for _ in range(3)]
+    device = TestDevice(f"employee:{who}")
+    device.pull()
+    device.revoke(f"employee:{who}")
+    rows[0].delete()
+    device.grant(f"employee:{who}")
+    device.pull(2)
+    assert device.of("order").keys() == {str(row.pk) for row in rows[1:]}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_knows_the_scopes_of_a_user_from_when_the_device_became_theirs() -> None:
+    who = employee(1)
+    row = order(who)
+    ana = User.objects.create(username="ana")
+    Grant.objects.create(user=ana, scope=f"employee:{who}")
+    device = TestDevice("global")
+    device.pull()
+    Device.objects.filter(pk=device.device.pk).update(user=ana)
+    device.pull()
+    assert device.of("order").keys() == {str(row.pk)}
+    Device.objects.filter(pk=device.device.pk).update(user=None)
+    device.pull()
+    assert device.of("order") == {}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_loses_a_scope_that_was_granted_twice_when_both_are_taken_at_once() -> None:
+    who = employee(1)
+    order(who)
+    ana = User.objects.create(username="ana")
+    Grant.objects.create(user=ana, scope=f"employee:{who}")
+    device = TestDevice("global", f"employee:{who}")
+    Device.objects.filter(pk=device.device.pk).update(user=ana)
+    device.pull()
+    with transaction.atomic():
+        device.revoke(f"employee:{who}")
+        other = beside(lambda other: other.execute("DELETE FROM devices_grant WHERE user_id = %s", [ana.pk]))
+    other.join()
+    device.pull()
+    assert device.of("order") == {}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_loses_a_scope_that_was_taken_from_a_user_while_the_device_became_theirs() -> None:
+    who = employee(1)
+    order(who)
+    ana = User.objects.create(username="ana")
+    Grant.objects.create(user=ana, scope=f"employee:{who}")
+    device = TestDevice("global")
+    with transaction.atomic():
+        Device.objects.filter(pk=device.device.pk).update(user=ana)
+        other = beside(lambda other: other.execute("DELETE FROM devices_grant WHERE user_id = %s", [ana.pk]))
+    other.join()
+    device.pull()
+    assert device.of("order") == {}
+
+
+@pytest.mark.protocol("P8")
+def test_pull_with_the_token_of_another_device_returns_410() -> None:
+    one, other = TestDevice("global"), TestDevice("global")
+    one.pull()
+    assert problem(other.ask(one.token)) == (410, "token_expired")
+
+
+@pytest.mark.protocol("P7")
+def test_pull_token_does_not_grow_with_the_scopes() -> None:
+    device = TestDevice(*(f"employee:{new_id()}" for _ in range(200)))
+    device.pull()
+    assert len(device.token or "") < 200
+
+
+@pytest.mark.protocol("P7")
+def test_pull_with_more_scopes_than_the_limit_says_so(settings: Settings) -> None:
+    settings.SYNC_SCOPES_PER_DEVICE_MAX = 2
+    device = TestDevice("a", "b", "c")
+    assert problem(device.ask(None)) == (400, "too_many_scopes")

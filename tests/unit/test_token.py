@@ -19,9 +19,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return Snapshot(f"{xmin}:{xmax}:{','.join(map(str, open_ones))}")
 
 
-SCOPES = st.lists(st.text(max_size=20), max_size=5).map(tuple)
-RUNS = st.builds(Run, snapshots(), SCOPES, st.integers(1, 200), st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1))
-TOKENS = st.builds(Token, st.uuids(), st.none() | snapshots(), SCOPES, st.none() | RUNS)
+POSITION = (st.integers(1, 200), st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1))
+RUNS = st.builds(Run, snapshots(), st.none() | snapshots(), *POSITION)
+TOKENS = st.builds(Token, st.uuids(), st.uuids(), st.none() | snapshots(), st.none() | RUNS)
 
 
 @given(TOKENS)
@@ -59,5 +59,5 @@ def test_what_postgresql_would_not_print_is_no_snapshot(text: str) -> None:
 
 
 def test_token_grows_by_little() -> None:
-    token = Token(UUID(int=0), Snapshot("900000:900100:" + ",".join(map(str, range(900_000, 900_020)))), ("global",))
+    token = Token(UUID(int=0), UUID(int=1), Snapshot("900000:900100:" + ",".join(map(str, range(900_000, 900_020)))))
     assert len(encode(token, KEY)) < 300
