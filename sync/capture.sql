@@ -161,20 +161,15 @@ UPDATE sync_feed SET rev = rev + 1, xid = pg_current_xact_id(), seq = nextval('s
 WHERE entity = %(entity)s AND data IS NOT NULL;
 DELETE FROM sync_capture WHERE entity = %(entity)s;
 
--- name: drop_functions
--- The triggers go with their functions.
-DROP FUNCTION IF EXISTS {{insert_function}}(), {{update_function}}(), {{delete_function}}(), {{truncate_function}}(),
-    {{follow_function}}() CASCADE;
-
 -- name: installed
 -- Per entity: the digests it was installed with, how many triggers are in force that call its functions, and their source.
-SELECT c.entity, c.digest, c.wire_digest, coalesce(sum(p.triggers), 0)::int, coalesce(string_agg(p.prosrc, '' ORDER BY p.proname), '')
+SELECT c.entity, c.digest, c.wire_digest, coalesce(sum(p.triggers), 0)::int, coalesce(string_agg(p.prosrc, '' ORDER BY p.proname::text COLLATE "C"), '')
 FROM sync_capture c LEFT JOIN LATERAL (
     SELECT p.proname, p.prosrc, (SELECT count(*) FROM pg_trigger t WHERE t.tgfoid = p.oid AND t.tgenabled = 'A') AS triggers
     FROM pg_proc p
     WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = ANY (
         ARRAY(SELECT 'sync_capture_' || c.entity || '_' || op FROM unnest(ARRAY['insert', 'update', 'delete', 'truncate']) op)
-        || ('sync_follow_' || c.entity))
+        || ARRAY['sync_follow_' || c.entity, 'sync_grants_' || c.entity])
 ) p ON true
 GROUP BY c.entity;
 

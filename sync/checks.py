@@ -5,7 +5,8 @@ from typing import Any
 
 from django.core import checks
 
-from sync.declare import declarations
+from sync.declare import declarations, grantings
+from sync.grantings import granting_errors
 from sync.wire import declaration_errors
 
 
@@ -15,10 +16,15 @@ def register() -> None:
 
 
 def check_declarations(**_: Any) -> list[checks.CheckMessage]:
-    return [
+    found: list[checks.CheckMessage] = [
         checks.Error(f"@synced {declaration.model.__name__} {error}.", obj=declaration.model, id="sync.E001")
         for declaration in declarations()
         for error in declaration_errors(declaration)
+    ]
+    return found + [
+        checks.Error(f"@grants {granting.model.__name__} {error}.", obj=granting.model, id="sync.E003")
+        for granting in grantings()
+        for error in granting_errors(granting)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The declaration that stands next to a model and says how its rows sync.
+"""The declaration that stands next to a model and says how its rows sync, or what they grant.
 
     @synced(scopes=[scope("employee", "employee_id")], counters=["quantity"], read_only=["price"], hidden=["cost"])
     class OrderLine(models.Model): ...
@@ -45,7 +45,23 @@ class Declaration:
     writable: bool
 
 
+@dataclass(frozen=True)
+class Granting:
+    """What `@grants` was given: each row of `model` grants the scope `name:<value at path>` to the holder at `to`."""
+
+    model: type[models.Model]
+    name: str
+    path: str | None
+    to: str
+
+    @property
+    def label(self) -> str:
+        """Such as `employee_territory.territory`: with the row's key behind it, where a grant comes from."""
+        return f"{_snake_case(self.model.__name__)}.{self.name}"
+
+
 _declarations: dict[str, Declaration] = {}
+_grantings: dict[str, Granting] = {}
 
 
 def scope(name: str, path: str | None = None) -> Scope:
@@ -82,7 +98,7 @@ def synced(
     """
 
     def declare(model: M) -> M:
-        entity = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", model.__name__).lower()
+        entity = _snake_case(model.__name__)
         _declarations[entity] = Declaration(
             entity,
             model,
@@ -101,9 +117,46 @@ def synced(
     return declare
 
 
+def grants(name: str, path: str | None = None, *, to: str) -> Callable[[M], M]:
+    """Declare that each row of a model, synced or not, grants a scope for as long as it is there.
+
+    `name` and `path` say which, as in `scope`; `to` is the path to a foreign key that names a user or a device. So
+    `@grants("territory", "territory_id", to="employee__user_id")` on EmployeeTerritory. Whoever writes the rows, the
+    grants follow with the same commit. Mistakes in it are reported by `manage.py check`.
+    """
+
+    def declare(model: M) -> M:
+        granting = Granting(model, name, path, to)
+        _grantings[granting.label] = granting
+        return model
+
+    return declare
+
+
+def grantings() -> tuple[Granting, ...]:
+    """Every `@grants` so far."""
+    return tuple(_grantings.values())
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
 def declarations() -> tuple[Declaration, ...]:
     """Everything declared so far, in the order of declaration."""
     return tuple(_declarations.values())
 
 
-__all__ = ["ASK", "GLOBAL", "Ask", "Declaration", "Scope", "declarations", "scope", "synced"]
+__all__ = [
+    "ASK",
+    "GLOBAL",
+    "Ask",
+    "Declaration",
+    "Granting",
+    "Scope",
+    "declarations",
+    "grantings",
+    "grants",
+    "scope",
+    "synced",
+]

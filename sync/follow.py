@@ -1,6 +1,7 @@
 """The SQL by which rows follow the rows that they refer to from scope to scope, made from the paths of their scopes."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -13,44 +14,63 @@ from sync.wire import Entity, column_of, entities
 Hops = tuple[Hop, ...]
 
 
+class Follower(NamedTuple):
+    """Rows that follow others: their table and its key, the paths, and the PL/pgSQL that moves the rows of `v_rows`."""
+
+    name: str
+    table: str
+    key: str
+    key_type: str
+    paths: tuple[Path, ...]
+    move: str
+
+
 class Follow(NamedTuple):
-    """What is installed for an entity: the function, the triggers that call it, and the tables that have them."""
+    """What is installed for a follower: the function, the triggers that call it, and the tables that have them."""
 
     function: str
     triggers: str
     tables: tuple[str, ...]
 
 
-def follow_function_name(entity: str) -> str:
+def follow_function_name(follower: str) -> str:
     """Unquoted."""
-    return f"sync_follow_{entity}"
+    return f"sync_follow_{follower}"
 
 
-def locks_on_insert(entity: Entity) -> str:
-    """The PL/pgSQL that locks what the rows of `new_rows` refer to on their way to a scope."""
-    return _locks(_starts(entity.paths), "SELECT n.{column} FROM new_rows n")
+def locks_on_insert(paths: Iterable[Path]) -> str:
+    """The PL/pgSQL that locks what the rows of `new_rows` refer to on these paths."""
+    return _locks(_starts(paths), "SELECT n.{column} FROM new_rows n")
 
 
-def locks_on_update(entity: Entity) -> str:
+def locks_on_update(paths: Iterable[Path], key: str) -> str:
     """The same for the rows that refer to another one than before; to the others, the lock on the row itself does."""
-    changed = (
-        "SELECT n.{column} FROM new_rows n LEFT JOIN old_rows o USING (id) WHERE o.{column} IS DISTINCT FROM n.{column}"
-    )
-    return _locks(_starts(entity.paths), changed)
+    other = f"LEFT JOIN old_rows o USING ({key}) WHERE o.{{column}} IS DISTINCT FROM n.{{column}}"
+    return _locks(_starts(paths), f"SELECT n.{{column}} FROM new_rows n {other}")
 
 
-def follow_of(entity: Entity) -> Follow | None:
-    """What moves the rows of an entity when others move; None where its scopes lead through no other table."""
-    if not (starts := _starts(entity.paths)):
+def rows_that_follow(entity: Entity) -> Follower:
+    """The rows of an entity, which move from scope to scope in the feed."""
+    name = literal(entity.name)
+    move = block("follow.sql", "move", entity_literal=name, followers=entity.table, new_scopes=entity.scopes_sql("n"))
+    return Follower(entity.name, entity.table, "id", "uuid", entity.paths, move)
+
+
+def follow_of(follower: Follower) -> Follow | None:
+    """What moves the rows when others move; None where their paths lead through no other table."""
+    if not (starts := _starts(follower.paths)):
         return None
-    function = quote(follow_function_name(entity.name))
+    function = quote(follow_function_name(follower.name))
     tables = tuple(sorted({hops[-1].table for hops in starts}))
-    steps = "\n".join(_step(entity, hops) for hops in starts)
-    names = {f"{op}_trigger": quote(f"sync_follow_{entity.name}_{op}") for op in ("insert", "update")} | {
-        "follow_function": function
+    steps = "\n".join(_step(follower, hops) for hops in starts)
+    names = {
+        "follow_function": function,
+        "insert_trigger": quote(f"sync_follow_{follower.name}_insert"),
+        "update_trigger": quote(f"sync_follow_{follower.name}_update"),
     }
+    parts = {"follower": follower.name, "key_type": follower.key_type, "steps": steps}
     return Follow(
-        block("follow.sql", "function", entity=entity.name, follow_function=function, steps=steps),
+        block("follow.sql", "function", follow_function=function, **parts),
         "\n".join(block("follow.sql", "triggers", table=table, **names) for table in tables),
         tables,
     )
@@ -92,12 +112,12 @@ def _locks(ways: Iterable[Hops], first: str) -> str:
     )
 
 
-def _step(entity: Entity, hops: Hops) -> str:
+def _step(follower: Follower, hops: Hops) -> str:
     """What is done where a row moves that these hops lead to."""
     last = hops[-1]
-    onward = [path for path in entity.paths if path.hops[: len(hops)] == hops]
+    onward = [path for path in follower.paths if path.hops[: len(hops)] == hops]
     columns = sorted({path.column_at(len(hops) - 1) for path in onward})
-    beyond = _starts(Path(path.hops[len(hops) :], path.column) for path in onward)
+    beyond = _starts(replace(path, hops=path.hops[len(hops) :]) for path in onward)
     moved = f"SELECT m.{{column}} FROM {last.table} m WHERE m.{last.key} = ANY (v_moved)"
     return block(
         "follow.sql",
@@ -105,20 +125,15 @@ def _step(entity: Entity, hops: Hops) -> str:
         regclass=literal(last.table),
         table=last.table,
         key=last.key,
-        key_type=last.field.db_type(connection) or "",
+        moved_type=last.field.db_type(connection) or "",
         old_columns=", ".join(f"o.{column}" for column in columns),
         new_columns=", ".join(f"n.{column}" for column in columns),
-        entity=entity.name,
-        followers=entity.table,
+        follower=follower.name,
+        followers=follower.table,
+        followers_key=follower.key,
         reach=_reach(hops),
         locks=_locks(beyond, moved),
-        move=block(
-            "follow.sql",
-            "move",
-            entity_literal=literal(entity.name),
-            followers=entity.table,
-            new_scopes=entity.scopes_sql("n"),
-        ),
+        move=follower.move,
     )
 
 

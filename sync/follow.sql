@@ -11,11 +11,11 @@
     END IF;
 
 -- name: function
--- After INSERT (a row may come after those that refer to it) and UPDATE of a table that scopes of {{entity}} lead through.
+-- After INSERT (a row may come after those that refer to it) and UPDATE of a table that paths of {{follower}} lead through.
 CREATE FUNCTION {{follow_function}}() RETURNS trigger LANGUAGE plpgsql
 SET enable_seqscan = off AS $body$
 DECLARE
-    v_rows uuid[];
+    v_rows {{key_type}}[];
     v_xid xid8 := pg_current_xact_id();
 BEGIN
 {{steps}}
@@ -25,7 +25,7 @@ END $body$;
 -- name: step
     IF TG_RELID = {{regclass}}::regclass THEN
         DECLARE
-            v_moved {{key_type}}[];
+            v_moved {{moved_type}}[];
         BEGIN
             IF TG_OP = 'INSERT' THEN
                 v_moved := ARRAY(SELECT n.{{key}} FROM new_rows n);
@@ -37,16 +37,17 @@ END $body$;
                 IF cardinality(v_moved) > 0 THEN
                     IF current_setting('transaction_isolation') <> 'read committed' THEN
                         RAISE feature_not_supported USING
-                            MESSAGE = 'Rows of {{entity}} follow this row from scope to scope, and the snapshot of this transaction may be too old to see them',
+                            MESSAGE = 'Rows of {{follower}} follow this row, and the snapshot of this transaction may be too old to see them',
                             HINT = 'Move it in a transaction with the isolation level READ COMMITTED.';
                     END IF;
                     PERFORM FROM {{table}} t WHERE t.{{key}} = ANY (v_moved) ORDER BY t.{{key}} FOR UPDATE;
                 END IF;
             END IF;
             IF cardinality(v_moved) > 0 THEN
-                v_rows := ARRAY(SELECT e.id FROM {{followers}} e WHERE {{reach}});
+                v_rows := ARRAY(SELECT e.{{followers_key}} FROM {{followers}} e WHERE {{reach}});
                 IF cardinality(v_rows) > 0 THEN
-                    PERFORM FROM {{followers}} e WHERE e.id = ANY (v_rows) ORDER BY e.id FOR NO KEY UPDATE;
+                    PERFORM FROM {{followers}} e WHERE e.{{followers_key}} = ANY (v_rows)
+                    ORDER BY e.{{followers_key}} FOR NO KEY UPDATE;
 {{locks}}
 {{move}}
                 END IF;

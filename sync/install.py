@@ -1,14 +1,23 @@
 """Keeps functions, triggers, the feed and the history's partitions in step with the declarations: part of `migrate`."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from django.db import connection, transaction
 
 from sync.capture import authored
-from sync.follow import follow_function_name, follow_of, locks_on_insert, locks_on_update
+from sync.declare import Granting, grantings
+from sync.follow import (
+    Follow,
+    follow_function_name,
+    follow_of,
+    locks_on_insert,
+    locks_on_update,
+    rows_that_follow,
+)
+from sync.grantings import grants_function_name, grants_of
 from sync.sql import block, blocks, literal, quote
 from sync.wire import Entity, entities
 
@@ -18,9 +27,13 @@ _LOCK = 5_021_974_301  # any number that is ours: two `migrate` at once take tur
 
 @dataclass(frozen=True)
 class Capture:
-    """The SQL that captures one entity, and what tells whether it has changed."""
+    """The SQL that captures an entity, or what rows grant; `digest` and `wire_digest` tell whether it has changed.
 
-    entity: Entity
+    `functions`: by name. `tables`: the own one first, then those that have triggers of it too. `restamp` makes up for
+    what came before the triggers.
+    """
+
+    name: str
     functions: dict[str, str]
     triggers: str
     restamp: str
@@ -28,7 +41,7 @@ class Capture:
 
     @property
     def trigger_count(self) -> int:
-        """Four on its own table, two on each other one that its scopes lead through."""
+        """Four on its own table, two on each other one that its paths lead through."""
         return 4 + 2 * (len(self.tables) - 1)
 
     @property
@@ -44,10 +57,10 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def _function_names(entity: str) -> dict[str, str]:
-    names = {f"{op}_function": f"sync_capture_{entity}_{op}" for op in ("insert", "update", "delete", "truncate")}
-    names["follow_function"] = follow_function_name(entity)
-    return {name: quote(function) for name, function in names.items()}
+def _function_names(name: str) -> dict[str, str]:
+    """Of every function that what is captured under this name may have; unquoted."""
+    names = {f"{op}_function": f"sync_capture_{name}_{op}" for op in ("insert", "update", "delete", "truncate")}
+    return names | {"follow_function": follow_function_name(name), "grants_function": grants_function_name(name)}
 
 
 def capture_of(entity: Entity) -> Capture:
@@ -55,37 +68,57 @@ def capture_of(entity: Entity) -> Capture:
     names = _function_names(entity.name)
     name = {"entity": literal(entity.name)}
     new = {"new_row": entity.row_sql("n", "r.rev"), "new_scopes": entity.scopes_sql("n")}
-    first = {"first_row": entity.row_sql("n", "1")}
+    first = {"first_row": entity.row_sql("n", "1"), "locks": locks_on_insert(entity.paths)}
     old = {"old_row": entity.row_sql("o", "r.rev - 1")}
     gone = old | {"hidden_row": entity.hidden_sql("o")}
     columns = {"old_columns": entity.columns_sql("o"), "new_columns": entity.columns_sql("n")}
     feed = {"feed": block("capture.sql", "feed_of_captured", **name)}
+    locks = {"locks": locks_on_update(entity.paths, "id")}
 
-    def function(op: str, kind: str, **parts: str) -> str:
-        return block(
-            "capture.sql", f"{kind}_function", **{f"{kind}_function": names[f"{op}_function"]}, **name, **parts
+    def function(op: str, kind: str, **parts: str) -> tuple[str, str]:
+        own = names[f"{op}_function"]
+        return own, block("capture.sql", f"{kind}_function", **{f"{kind}_function": quote(own)}, **name, **parts)
+
+    functions = dict(
+        (
+            function("insert", "insert", **new, **first),
+            function("update", "update", **new, **old, **columns, **feed, **locks),
+            function("delete", "delete", source="old_rows", **gone),
+            function("truncate", "delete", source=entity.table, **gone),
         )
-
-    functions = {
-        "insert": function("insert", "insert", **new, **first, locks=locks_on_insert(entity)),
-        "update": function("update", "update", **new, **old, **columns, **feed, locks=locks_on_update(entity)),
-        "delete": function("delete", "delete", source="old_rows", **gone),
-        "truncate": function("truncate", "delete", source=entity.table, **gone),
-    }
-    triggers = block("capture.sql", "triggers", table=entity.table, **names)
+    )
+    quoted = {kind: quote(names[kind]) for kind in names if names[kind] in functions}
+    triggers = block("capture.sql", "triggers", table=entity.table, **quoted)
     restamp = block("capture.sql", "restamp", table=entity.table, **name, **new, **feed)
-    others: tuple[str, ...] = ()
-    if follow := follow_of(entity):
-        functions["follow"] = follow.function
-        triggers += "\n" + follow.triggers
-        others = follow.tables
-    return Capture(entity, functions, triggers, restamp, (entity.table, *others))
+    capture = Capture(entity.name, functions, triggers, restamp, (entity.table,))
+    return _following(capture, follow_of(rows_that_follow(entity)))
+
+
+def granting_capture(granting: Granting) -> Capture:
+    """What keeps the grants in step with the rows that grant them."""
+    grants = grants_of(granting)
+    functions = {grants_function_name(granting.label): grants.function}
+    table = quote(granting.model._meta.db_table)
+    return _following(Capture(granting.label, functions, grants.triggers, grants.restamp, (table,)), grants.follow)
+
+
+def _following(capture: Capture, follow: Follow | None) -> Capture:
+    if follow is None:
+        return capture
+    return replace(
+        capture,
+        functions=capture.functions | {follow_function_name(capture.name): follow.function},
+        triggers=f"{capture.triggers}\n{follow.triggers}",
+        tables=capture.tables + follow.tables,
+    )
 
 
 @cache
 def captures() -> dict[str, Capture]:
-    """The capture of every declared entity, by its name."""
-    return {name: capture_of(entity) for name, entity in entities().items()}
+    """Of every declared entity and granting, by name; only the name of a granting has a dot in it."""
+    return {name: capture_of(entity) for name, entity in entities().items()} | {
+        granting.label: granting_capture(granting) for granting in grantings()
+    }
 
 
 def after_migrate(**_: Any) -> None:
@@ -96,13 +129,16 @@ def after_migrate(**_: Any) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         cursor.execute(blocks("functions.sql")["all"])
         cursor.execute(block("maintain.sql", "first_epoch"))
-        tables = set(connection.introspection.table_names(cursor))
+        tables = {quote(table) for table in connection.introspection.table_names(cursor)}
         installed = {name: (digest, wire) for name, digest, wire in _installed(cursor)}
-        for name in installed.keys() - entities().keys():
-            cursor.execute(block("capture.sql", "drop_functions", **_function_names(name)))
-            cursor.execute(block("capture.sql", "retire_entity"), {"entity": name})
+        for name in installed.keys() - captures().keys():
+            _drop(cursor, name)
+            if "." in name:
+                cursor.execute(block("grantings.sql", "retire"), {"label": name})
+            else:
+                cursor.execute(block("capture.sql", "retire_entity"), {"entity": name})
         for name, capture in captures().items():
-            if capture.entity.model._meta.db_table in tables:
+            if capture.tables[0] in tables:
                 _install(cursor, capture, *installed.get(name, ("", "")))
         cursor.execute(block("maintain.sql", "partitions"))
 
@@ -112,12 +148,18 @@ def _installed(cursor: Any) -> list[tuple[str, str, str]]:
     return [(name, digest, wire) for name, digest, wire in cursor.fetchall()]
 
 
+def _drop(cursor: Any, name: str) -> None:
+    """The triggers go with their functions."""
+    names = ", ".join(f"{quote(function)}()" for function in _function_names(name).values())
+    cursor.execute(f"DROP FUNCTION IF EXISTS {names} CASCADE")
+
+
 def _install(cursor: Any, capture: Capture, digest: str, wire_digest: str) -> None:
     if digest == capture.digest and wire_digest == capture.wire_digest:
         return
     # No writer may come between the new triggers and the comparison of the rows; readers may.
     cursor.execute(f"LOCK TABLE {', '.join(capture.tables)} IN SHARE ROW EXCLUSIVE MODE")
-    cursor.execute(block("capture.sql", "drop_functions", **_function_names(capture.entity.name)))
+    _drop(cursor, capture.name)
     for function in capture.functions.values():
         cursor.execute(function)
     cursor.execute(capture.triggers)
@@ -127,8 +169,8 @@ def _install(cursor: Any, capture: Capture, digest: str, wire_digest: str) -> No
     cursor.execute(
         block("capture.sql", "remember"),
         {
-            "entity": capture.entity.name,
-            "table": capture.entity.table,
+            "entity": capture.name,
+            "table": capture.tables[0],
             "digest": capture.digest,
             "wire_digest": capture.wire_digest,
         },
@@ -150,7 +192,6 @@ def _in_force(capture: Capture, found: tuple[str, str, int, str] | None) -> bool
     if found is None:
         return False
     digest, wire_digest, triggers, source = found
-    in_order = ("delete", "insert", "truncate", "update", "follow")  # of the functions' names
-    bodies = (capture.functions[op].split("$body$")[1] for op in in_order if op in capture.functions)
+    bodies = "".join(capture.functions[name].split("$body$")[1] for name in sorted(capture.functions))
     known = (capture.digest, capture.wire_digest, capture.trigger_count)
-    return (digest, wire_digest, triggers) == known and source == "".join(bodies)
+    return (digest, wire_digest, triggers) == known and source == bodies

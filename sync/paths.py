@@ -34,6 +34,7 @@ class Path:
 
     hops: tuple[Hop, ...]
     column: str
+    field: models.Field[Any, Any]
 
     @property
     def own_column(self) -> str:
@@ -62,12 +63,13 @@ def path_of(model: type[models.Model], text: str) -> Path:
     *names, last = text.split("__")
     hops = []
     for name in names:
-        field = _foreign_key(model, name)
-        model = field.remote_field.model
-        target = field.target_field
-        assert field.column is not None and target.column is not None  # of concrete fields
-        hops.append(Hop(quote(field.column), quote(model._meta.db_table), quote(target.column), field))
-    return Path(tuple(hops), quote(_column(model, last)))
+        key = _foreign_key(model, name)
+        model = key.remote_field.model
+        assert key.column is not None and key.target_field.column is not None  # of concrete fields
+        hops.append(Hop(quote(key.column), quote(model._meta.db_table), quote(key.target_field.column), key))
+    field = _naming_field(model, last)
+    assert field.column is not None
+    return Path(tuple(hops), quote(field.column), field)
 
 
 def _foreign_key(model: type[models.Model], name: str) -> models.ForeignKey[Any, Any]:
@@ -95,11 +97,11 @@ def _indexed(field: models.Field[Any, Any]) -> bool:
     return getattr(field, "db_index", False) or field.unique or field.name in first
 
 
-def _column(model: type[models.Model], name: str) -> str:
+def _naming_field(model: type[models.Model], name: str) -> models.Field[Any, Any]:
     field = next((f for f in model._meta.concrete_fields if f.attname == name), None)
     if field is None or field.column is None:
         raise BadPath(f"names {name!r}, which is no column (a foreign key is named with its `_id`)")
     kind = field.target_field if isinstance(field, models.ForeignKey) else field
     if not isinstance(kind, _NAMING):
         raise BadPath(f"names {name!r} ({type(kind).__name__}), whose values cannot name a scope")
-    return field.column
+    return field
