@@ -8,7 +8,7 @@ from importlib import import_module
 from bench.report import Outcome, show, show_json
 from bench.server import Server, serving
 
-NAMES = ("push", "conflicts", "mixed", "pull", "replica", "delta", "idle", "legacy")
+NAMES = ("push", "conflicts", "mixed", "pull", "replica", "delta", "idle", "scopes", "legacy")
 
 
 def main() -> int:

@@ -44,7 +44,7 @@ def run(server: Server) -> Outcome:
 def _rates(server: Server) -> tuple[float, float]:
     """Pulls and no-ops a second: the median of rounds that take turns."""
     targets = server.devices(CLIENTS)
-    pulls = [(target, target.request("GET", f"/sync/pull?token={_current(target)}")) for target in targets]
+    pulls = [(target, target.request("GET", f"/sync/pull?token={current(target)}")) for target in targets]
     noops = [(target, target.request("GET", "/sync/noop")) for target in targets]
     ours, limits = [], []
     for at in range(ROUNDS + 1):
@@ -55,7 +55,7 @@ def _rates(server: Server) -> tuple[float, float]:
     return median(ours), median(limits)
 
 
-def _current(target: Target) -> str:
+def current(target: Target) -> str:
     """The token of a device that has everything."""
     client = Client(target)
     token, has_more = "", True

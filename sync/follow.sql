@@ -57,25 +57,29 @@ END $body$;
 
 -- name: move
 -- Into the scopes where the rows of v_rows belong, and out of the others. They did not change: revision and JSON stay.
+-- (A full join, since it is never a nested loop, whatever the planner makes of the number of rows.)
                     WITH before AS MATERIALIZED (
-                        SELECT f.row_id, f.scope, f.rev, f.data FROM sync_feed f
+                        SELECT f.row_id, max(f.rev) AS rev, max(f.data) AS data, array_agg(f.scope) AS scopes
+                        FROM sync_feed f
                         WHERE f.row_id = ANY (v_rows) AND f.entity = {{entity_literal}} AND f.data IS NOT NULL
+                        GROUP BY f.row_id
                     ), belong AS MATERIALIZED (
-                        SELECT n.id, s.scope FROM {{followers}} n CROSS JOIN LATERAL unnest({{new_scopes}}) s(scope)
-                        WHERE n.id = ANY (v_rows)
+                        SELECT n.id, {{new_scopes}} AS scopes FROM {{followers}} n WHERE n.id = ANY (v_rows)
+                    ), moved AS MATERIALIZED (
+                        SELECT o.row_id, o.rev, o.data, o.scopes AS old, b.scopes AS new
+                        FROM before o FULL JOIN belong b ON b.id = o.row_id
+                        WHERE NOT (o.scopes @> b.scopes AND o.scopes <@ b.scopes)
                     ), entered AS (
                         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
-                        SELECT a.row_id, {{entity_literal}}, b.scope, a.rev, v_xid, nextval('sync_feed_seq'), a.data
-                        FROM (SELECT DISTINCT ON (row_id) row_id, rev, data FROM before ORDER BY row_id) a
-                        JOIN belong b ON b.id = a.row_id
-                        WHERE NOT EXISTS (SELECT FROM before o WHERE o.row_id = b.id AND o.scope = b.scope)
+                        SELECT m.row_id, {{entity_literal}}, s.scope, m.rev, v_xid, nextval('sync_feed_seq'), m.data
+                        FROM moved m CROSS JOIN LATERAL unnest(m.new) s(scope) WHERE s.scope <> ALL (m.old)
                         ON CONFLICT (row_id, entity, scope) DO UPDATE
                         SET rev = excluded.rev, xid = excluded.xid, seq = excluded.seq, data = excluded.data
                     )
                     UPDATE sync_feed f SET xid = v_xid, seq = nextval('sync_feed_seq'), data = NULL
-                    FROM before o
-                    WHERE f.row_id = o.row_id AND f.entity = {{entity_literal}} AND f.scope = o.scope
-                      AND NOT EXISTS (SELECT FROM belong b WHERE b.id = o.row_id AND b.scope = o.scope);
+                    FROM moved m CROSS JOIN LATERAL unnest(m.old) s(scope)
+                    WHERE f.row_id = m.row_id AND f.entity = {{entity_literal}} AND f.scope = s.scope
+                      AND s.scope <> ALL (m.new);
 
 -- name: triggers
 -- After the capture of the same statement, by name.

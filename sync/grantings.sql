@@ -32,17 +32,18 @@ END $body$;
         WITH due AS MATERIALIZED (
             SELECT {{prefix}} || n.{{key}}::text AS source, ({{holder}})::{{holder_type}} AS holder, {{scope}} AS scope
             FROM {{table}} n WHERE n.{{key}} = ANY (v_rows)
-        ), wanted AS MATERIALIZED (
-            SELECT DISTINCT d.source, d.holder, d.scope FROM due d WHERE d.holder IS NOT NULL AND length(d.scope) <= {{length_max}}
+        ), differs AS MATERIALIZED (
+            SELECT g.id, w.source, w.holder, w.scope
+            FROM (SELECT * FROM devices_grant o WHERE o.source <> '' AND o.source = ANY (
+                      ARRAY(SELECT {{prefix}} || r::text FROM unnest(v_rows) r))) g
+            FULL JOIN (SELECT * FROM due d WHERE d.holder IS NOT NULL AND length(d.scope) <= {{length_max}}) w
+            ON w.source = g.source AND w.holder = g.{{holder_column}} AND w.scope = g.scope
+            WHERE g.id IS NULL OR w.source IS NULL
         ), gone AS (
-            DELETE FROM devices_grant g
-            WHERE g.source = ANY (ARRAY(SELECT {{prefix}} || r::text FROM unnest(v_rows) r)) AND g.source <> ''
-              AND NOT EXISTS (SELECT FROM wanted w WHERE w.source = g.source AND w.holder = g.{{holder_column}} AND w.scope = g.scope)
+            DELETE FROM devices_grant g USING differs d WHERE g.id = d.id
         )
         INSERT INTO devices_grant (source, scope, {{holder_column}})
-        SELECT w.source, w.scope, w.holder FROM wanted w
-        WHERE NOT EXISTS (SELECT FROM devices_grant g WHERE g.source = w.source AND g.source <> ''
-                          AND g.{{holder_column}} = w.holder AND g.scope = w.scope);
+        SELECT d.source, d.scope, d.holder FROM differs d WHERE d.id IS NULL;
 
 -- name: restamp
 -- All of them: the first time, and when the declaration has changed.

@@ -124,6 +124,8 @@ class Entity:
             else f"({literal(rule.name + ':')} || {path_of(self.model, rule.path).value_sql(row)})"
             for rule in rules
         )
+        if len(rules) == 1:
+            return f"ARRAY[coalesce({values}, '')]"
         found = f"SELECT DISTINCT s.scope FROM (VALUES {values}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
         return f"coalesce(nullif(ARRAY({found}), '{{}}'), ARRAY[''])"
 

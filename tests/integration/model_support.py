@@ -29,11 +29,10 @@ def key_to(target: Any, *, null: bool = False, on_delete: Any = models.CASCADE) 
 
 
 @contextmanager
-def installed(made: Sequence[Model], *, alone: bool = False) -> Iterator[None]:
-    """Have these models, declared already, in the database. `alone`: and no others are declared."""
+def installed(made: Sequence[Model]) -> Iterator[None]:
+    """Have these models, declared already, in the database."""
     before = dict(declare._declarations), dict(declare._grantings)
-    kept: Mapping[str, Any] = {name: each for name, each in before[0].items() if not alone or each.model in made}
-    _swap(declare._declarations, kept)
+    _swap(declare._declarations, before[0])
     try:
         with connection.schema_editor() as editor:
             for each in made:
