@@ -1,5 +1,6 @@
 """Thin HTTP over pull, push and the schema: parse, authorise, call one function, answer."""
 
+import re
 import secrets
 from uuid import UUID
 
@@ -10,15 +11,17 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from devices.authentication import authenticated, bearer_hash, seen
-from sync import openapi
+from sync import openapi, openapi_integrity
 from sync.alerts.metrics import scrape
+from sync.digest import digest, rows
 from sync.health import readiness
+from sync.mismatch import Report, keep
 from sync.operations import accept, outcome, push_in_turn
 from sync.outcomes import outcomes
 from sync.pull import pull
 from sync.schema import schema_as
 from syncserver.errors import Problem
-from syncserver.http import DirectView, WhateverAccepted
+from syncserver.http import DirectView, WhateverAccepted, body_as
 from syncserver.logs import DEVICE_KEY
 
 
@@ -85,6 +88,61 @@ class OutcomesView(DirectView):
         limit = _number(request, "limit", 1, settings.SYNC_OUTCOMES_ROWS_MAX) or settings.SYNC_OUTCOMES_ROWS_DEFAULT
         body = outcomes(device.id, device.scopes, request.GET.get("since"), limit)
         return HttpResponse(body, content_type="application/json")
+
+
+class DigestView(DirectView):
+    @openapi_integrity.digest_get
+    def get(self, request: HttpRequest) -> HttpResponse:
+        hashed = bearer_hash(request)
+        if hashed is None:
+            raise Problem("unauthorized")
+        asked = request.GET
+        if not (token := asked.get("token")):
+            raise Problem("invalid_request", "`token` is that of the last pull.", field="token")
+        bucket, after = _bucket(asked.get("bucket")), _uuid(asked.get("after"))
+        if (bucket is not None and "entity" not in asked) or (after is not None and bucket is None):
+            raise Problem("invalid_request", "`bucket` goes with `entity`, and `after` with `bucket`.", field="bucket")
+        device, body = digest(hashed, token, asked.get("entity"), bucket, after)
+        request.META[DEVICE_KEY] = device.id
+        seen(device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
+        return HttpResponse(body, content_type="application/json")
+
+
+class RowsView(DirectView):
+    @openapi_integrity.rows_post
+    def post(self, request: HttpRequest) -> HttpResponse:
+        device = authenticated(request)
+        if device is None:
+            raise Problem("unauthorized")
+        asked = body_as(request, dict[str, list[UUID]])
+        return HttpResponse(rows(device.scopes, asked), content_type="application/json")
+
+
+class MismatchView(DirectView):
+    @openapi_integrity.mismatch_post
+    def post(self, request: HttpRequest) -> HttpResponse:
+        device = authenticated(request)
+        if device is None:
+            raise Problem("unauthorized")
+        keep(device, body_as(request, Report))
+        return HttpResponse(status=204)
+
+
+def _bucket(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9a-f]{2}", text):
+        raise Problem("invalid_request", "`bucket` must be a byte in hex, 00 to ff.", field="bucket")
+    return int(text, 16)
+
+
+def _uuid(text: str | None) -> UUID | None:
+    if text is None:
+        return None
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Problem("invalid_request", "`after` must be the id of a row.", field="after") from None
 
 
 def _may_be_later(request: HttpRequest) -> bool:

@@ -8,11 +8,12 @@ class SyncConfig(AppConfig):
 
     def ready(self) -> None:
         from sync import checks, install
-        from sync.pages import conflicts, devices, entities, quarantine
+        from sync.pages import conflicts, devices, entities, mismatches, quarantine
 
         checks.register()
         conflicts.register()
         quarantine.register()
+        mismatches.register()
         devices.register()
         entities.register()  # the admin application stands before us, so every admin.py has been read by now
         # Django's own hook at the end of `migrate`, and the only one: triggers follow the declarations.

@@ -12,8 +12,9 @@ from sync.sql import array, block, cursor
 def authored(author: str, mutations: Mapping[str, str] | None = None) -> Iterator[None]:
     """Within a transaction, record `author` in the history of every row that is changed inside the block.
 
-    `author` is `device:<id>`, `user:<name>`, `run:<system>:<id>` or `migrate`. `mutations` maps the ids of rows to the
-    mutations that change them. Raises TransactionManagementError outside a transaction, where it could not hold.
+    `author` is `device:<id>`, `user:<name>`, `run:<system>:<id>`, `migrate` or `verify`. `mutations` maps the ids of
+    rows to the mutations that change them. Raises TransactionManagementError outside a transaction, where it could not
+    hold.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("authored() needs transaction.atomic() around it")

@@ -77,6 +77,10 @@ SELECT count(*) FROM forgotten;
 WITH forgotten AS (DELETE FROM sync_outcome WHERE at < now() - make_interval(days => %(days)s) RETURNING 1)
 SELECT count(*) FROM forgotten;
 
+-- name: forget_mismatches
+WITH forgotten AS (DELETE FROM sync_mismatch WHERE at < now() - make_interval(days => %(days)s) RETURNING 1)
+SELECT count(*) FROM forgotten;
+
 -- name: old_partitions
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'sync_history'::regclass AND c.relname ~ '^sync_history_\d{4}_\d{2}$'

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.utils import timezone
 
 
 class JsonColumn(models.JSONField):
@@ -202,6 +203,31 @@ class Operation(models.Model):
         return str(self.id)
 
 
+class Mismatch(models.Model):
+    """Rows of one entity in which a device found its file to differ from what it must hold."""
+
+    number = models.BigAutoField(primary_key=True)
+    device = models.UUIDField()
+    at = models.DateTimeField(default=timezone.now)  # the same for all entities of one report
+    entity = models.TextField()
+    changed = models.IntegerField()  # in their revision or their values
+    missing = models.IntegerField("missing on the device")
+    surplus = models.IntegerField("surplus on the device")
+    rows = models.JSONField()  # the first of them: id, and the revision on the device and on the server
+    repaired = models.BooleanField()
+
+    class Meta:
+        verbose_name_plural = "replica mismatches"
+        indexes = [
+            # The reports of a device that count against its limit; those that prune and alerts look for.
+            models.Index(fields=["device", "at"], name="sync_mismatch_device"),
+            models.Index(fields=["at"], name="sync_mismatch_at"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.entity}: {self.changed + self.missing + self.surplus} rows"
+
+
 class Alert(models.Model):
     """Something that needs attention, from when a run of `sync_alerts` noticed it until one saw that it does not."""
 
@@ -210,6 +236,7 @@ class Alert(models.Model):
         QUARANTINE = "quarantine_late", "mutations in quarantine wait for too long"
         STUCK = "device_stuck", "a device does not get rid of its outbox"
         SILENT = "device_silent", "a device does not call any more"
+        MISMATCH = "replica_mismatch", "a device found rows that differ from the server's"
         CHANNEL = "channel_failing", "alerts do not get through"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

@@ -77,7 +77,7 @@ def _components() -> dict[str, Schema]:
         ),
         "Entity": _ENTITY,
         "Field": _FIELD,
-        "Page": closed({"changes": _changes(), "token": {"type": "string"}, "has_more": {"type": "boolean"}}),
+        "Page": closed({"changes": changes(), "token": {"type": "string"}, "has_more": {"type": "boolean"}}),
         "Batch": _BATCH,
         "Mutation": _MUTATION,
         "Results": closed({"results": array(ref("Result"))}),
@@ -119,7 +119,7 @@ def _field(field: Field) -> Schema:
     return described
 
 
-def _changes() -> Schema:
+def changes() -> Schema:
     """By entity; one without changes is left out."""
     names = {e.name: closed({"upserts": array(ref(_row_name(e))), "deletes": array(UUID)}) for e in entities().values()}
     return closed(names, *names)

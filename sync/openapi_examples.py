@@ -168,6 +168,26 @@ NOT_READY: dict[str, Any] = {
     "checks": {"database": {"ok": False, "error": "OperationalError"}},
 }
 
+DIGEST: dict[str, Any] = {
+    "count": 1204,
+    "digest": "5a1f0c2b7d3e4f6a8b9c0d1e2f3a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c",
+}
+BUCKET: dict[str, Any] = {"entity": "customer", "bucket": "a7", "rows": {CUSTOMER: 3, GONE: 1}, "has_more": False}
+ROWS: dict[str, Any] = {
+    "changes": {"customer": {"upserts": [CUSTOMER_ROW], "deletes": [GONE]}},
+    "has_more": False,
+}
+MISMATCH: dict[str, Any] = {
+    "entities": {
+        "customer": {
+            "changed": 1,
+            "surplus": 1,
+            "rows": [{"id": CUSTOMER, "device": 2, "server": 3}, {"id": GONE, "device": 1, "server": None}],
+        }
+    },
+    "repaired": True,
+}
+
 OUTCOMES: dict[str, Any] = {
     "outcomes": [
         {

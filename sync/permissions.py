@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models import ProtectedError, RestrictedError
 from django.db.models.deletion import Collector
 
-from sync.models import Conflict, Decision, History, Outcome, Rejection
+from sync.models import Conflict, Decision, History, Mismatch, Outcome, Rejection
 from sync.wire import entities
 
 Somebody = AbstractBaseUser | AnonymousUser
@@ -40,7 +40,7 @@ def sees_everything(user: Somebody) -> bool:
 
 
 def visible(user: Somebody, records: "models.QuerySet[Any]") -> "models.QuerySet[Any]":
-    """Those of conflicts, decisions, rejections, outcomes or history that the user may see."""
+    """Those of conflicts, decisions, rejections, outcomes, mismatches or history that the user may see."""
     model = records.model
     # What became of a mutation is seen by who sees what it met; the history by who sees the rows.
     kinds: dict[type[models.Model], tuple[type[models.Model], ...]] = {
@@ -49,6 +49,7 @@ def visible(user: Somebody, records: "models.QuerySet[Any]") -> "models.QuerySet
         Rejection: (Rejection,),
         Outcome: (Conflict, Rejection),
         History: (),
+        Mismatch: (Mismatch,),
     }
     if not all(holds(user, "view", kind) for kind in kinds[model]):
         return records.none()

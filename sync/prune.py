@@ -29,6 +29,7 @@ def prune() -> dict[str, int]:
     results = _run(block("maintain.sql", "forget_results"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
     operations = _run(block("maintain.sql", "forget_operations"), days=settings.SYNC_RESULT_AGE_DAYS_MAX)
     alerts = _run(block("alerts/alerts.sql", "forget"), days=settings.SYNC_ALERT_AGE_DAYS_MAX)
+    mismatches = _run(block("maintain.sql", "forget_mismatches"), days=settings.SYNC_MISMATCH_AGE_DAYS_MAX)
     days = max(settings.SYNC_HISTORY_AGE_DAYS_MAX, HISTORY_AGE_DAYS_MIN)
     outcomes = _run(block("maintain.sql", "forget_outcomes"), days=days)
     months = _run(block("maintain.sql", "old_partitions"), days=days) or []
@@ -39,6 +40,7 @@ def prune() -> dict[str, int]:
         "operations": _count(operations),
         "outcomes": _count(outcomes),
         "alerts": _count(alerts),
+        "mismatches": _count(mismatches),
         "months of history": len(dropped),
     }
 

@@ -16,7 +16,7 @@ from legacy.pages.access import visible as visible_letters
 from legacy.webhooks.models import Hint
 from legacy.webhooks.subscriptions import Subscription
 from sync.declare import declarations
-from sync.models import Conflict, Rejection
+from sync.models import Conflict, Mismatch, Rejection
 from sync.permissions import visible
 
 WAITING_SHOWN_MAX = 999  # a badge is to be read at a glance
@@ -42,6 +42,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
             _item(request, Device, "Devices", "devices"),
             _item(request, EnrollmentCode, "Enrolment codes", "qr_code_2"),
             _item(request, Grant, "Grants", "key"),
+            _item(request, Mismatch, "Replica mismatches", "difference"),
         ],
         "Data that syncs": [_item(request, d.model, icon="table_rows") for d in declarations()],
         "Pre-existing systems": [

@@ -138,6 +138,8 @@ SYNC_PUSH_ERRORS_MAX = (
 SYNC_OPERATIONS_QUEUED_MAX = 20  # pushes that one device does not wait for; it waits for the next one
 SYNC_OUTCOMES_ROWS_DEFAULT = 500  # outcomes of a page when the device names no limit
 SYNC_OUTCOMES_ROWS_MAX = 1_000  # outcomes of a page at most
+SYNC_ROWS_IDS_MAX = 1_000  # rows that one call of /sync/rows may ask for
+SYNC_MISMATCH_REPORTS_MAX = 10  # of one device within a day: a broken one cannot fill the table
 SYNC_STAFF_ROWS_DEFAULT = 100  # records of a page of the staff API where no limit is named
 SYNC_STAFF_ROWS_MAX = 500  # records of such a page at most
 SYNC_DECISIONS_MAX = 1_000  # conflicts decided, or decisions undone, at once: their devices' pushes wait that long
@@ -147,6 +149,7 @@ SYNC_SCOPES_PER_DEVICE_MAX = 200  # granted to one device and its user; the pull
 SYNC_RESULT_AGE_DAYS_MAX = env.integer("SYNC_RESULT_AGE_DAYS_MAX", 30)  # a mutation's id is remembered that long
 SYNC_HISTORY_AGE_DAYS_MAX = env.integer("SYNC_HISTORY_AGE_DAYS_MAX", 400)  # at least 30: the base of merges
 SYNC_TOMBSTONE_AGE_DAYS_MAX = env.integer("SYNC_TOMBSTONE_AGE_DAYS_MAX", 90)  # older tokens get 410
+SYNC_MISMATCH_AGE_DAYS_MAX = env.integer("SYNC_MISMATCH_AGE_DAYS_MAX", 90)  # reports of devices are kept that long
 SYNC_WRITER_AGE_SECONDS_MAX = env.integer("SYNC_WRITER_AGE_SECONDS_MAX", 900)  # an older open writer fails /readyz
 SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX = env.integer("SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX", 72)
 SYNC_ENROLLMENT_FAILURES_MAX = env.integer("SYNC_ENROLLMENT_FAILURES_MAX", 10)  # per address, in the window
@@ -258,6 +261,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "sync.openapi.add_components",
+        "sync.openapi_integrity.add_components",
         "sync.staff.openapi.add_components",
     ],
 }

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from devices.models import Device
 from sync.alerts.attention import Waiting, waiting
 from sync.alerts.sources import sources
+from sync.mismatch import devices_by_entity
 from sync.models import Alert, AlertChannel, Operation
 from sync.sql import block
 from sync.wire import entities
@@ -44,6 +45,7 @@ class _Database(Collector):
         )
         yield from _devices(now)
         yield from _operations()
+        yield from _mismatches(now)
         yield from _alerts()
         yield from _channels()
         yield from _database()
@@ -86,6 +88,15 @@ def _devices(now: datetime) -> Iterator[Metric]:
         "Mutations in the outboxes of all devices, as they last said.",
         value=pending or 0,
     )
+
+
+def _mismatches(now: datetime) -> Iterator[Metric]:
+    found = devices_by_entity(now)
+    what = "Devices that found rows within a day that differed from the server's."
+    devices = Gauge("syncserver_replica_mismatch_devices", what, labels=["entity"])
+    for entity in sorted({*entities(), *found}):
+        devices.add_metric([entity], found.get(entity, 0))
+    yield devices
 
 
 def _alerts() -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from sync.alerts.attention import waiting
 from sync.alerts.channels import Mail, Webhook, attempt, channels
 from sync.alerts.sources import sources
 from sync.alone import alone
+from sync.mismatch import lately as mismatches
 from sync.models import Alert, AlertChannel, AlertMessage, Telling
 from sync.outbound import PAUSES_MINUTES, Answer
 from sync.sql import block
@@ -27,6 +28,7 @@ UNUSED_DAYS_MAX = 7  # after which a channel that is not in the settings any mor
 REMINDER_HOURS = 23  # between digests that hold nothing new: a day, less what cron may be early
 MESSAGES_PER_RUN_MAX = 100  # to one channel; the rest is for the next run
 _TROUBLES = {Trouble.STUCK: Alert.Kind.STUCK, Trouble.SILENT: Alert.Kind.SILENT}
+_OF_DEVICES = {*_TROUBLES.values(), Alert.Kind.MISMATCH}  # whose subject is the id of a device
 
 
 @dataclass
@@ -142,7 +144,8 @@ def _found(now: datetime) -> list[dict[str, Any]]:
         .annotate(count=Count("alertmessage", Q(alertmessage__next_at__isnull=False)))
     )
     silenced = [(Alert.Kind.CHANNEL, each.name, each.failing_since or now, each.count) for each in failed]
-    others = [asdict(finding) for source in sources() for finding in source.found(now)]
+    others = [asdict(finding) for finding in mismatches(now)]
+    others += [asdict(finding) for source in sources() for finding in source.found(now)]
     names = ("kind", "subject", "since", "count")
     return [*(dict(zip(names, each, strict=True)) for each in [*late, *devices, *silenced]), *others]
 
@@ -174,7 +177,7 @@ def _write_digest(channel: Mail, now: datetime) -> None:
         return
     by_id = Alert.objects.in_bulk(stands)
     standing = [by_id[id] for id in stands]
-    subjects = [alert.subject for alert in [*raised, *cleared, *standing] if alert.kind in _TROUBLES.values()]
+    subjects = [alert.subject for alert in [*raised, *cleared, *standing] if alert.kind in _OF_DEVICES]
     names = {str(id): name for id, name in Device.objects.filter(id__in=subjects).values_list("id", "name")}
     message = _write(channel, "digest", texts.digest(raised, cleared, standing, names), now)
     _tell(message, "raised", raised)

@@ -83,6 +83,8 @@ def link(alert: Alert) -> str | None:
             path = reverse("admin:sync_conflict_changelist") + _open(alert.subject)
         case Alert.Kind.QUARANTINE:
             path = reverse("admin:sync_rejection_changelist") + _open(alert.subject)
+        case Alert.Kind.MISMATCH:
+            path = reverse("admin:sync_mismatch_changelist") + "?" + urlencode({"device": alert.subject})
         case Alert.Kind.CHANNEL:
             path = reverse("admin:index")
         case _:
@@ -105,6 +107,8 @@ def sentence(alert: Alert, names: Mapping[str, str]) -> str:
             text = f"{name} calls, but its outbox stays full ({_many(alert.count, 'mutation', 'mutations')})"
         case Alert.Kind.SILENT:
             text = f"{name} has not called, with {_many(alert.count, 'mutation', 'mutations')} in its outbox"
+        case Alert.Kind.MISMATCH:
+            text = f"{name} found {_many(alert.count, 'row', 'rows')} that differed from the server's"
         case _:
             text = f"Alerts do not get through by {name}"
     return f"{text}, since {since}."

@@ -54,6 +54,8 @@ def _author(author: str, devices: Mapping[str, str]) -> str:
             return f"SQL ({rest})"
         case "migrate":
             return "a migration"
+        case "verify":
+            return "a repair of the feed"
     return author or "somebody"
 
 

@@ -28,7 +28,14 @@ from sync.wire import Entity, Field
 
 NONE, EMPTY = "none", "empty"
 NO_LABELS = Labels()
-ICONS = {"device": "devices", "user": "person", "run": "sync_alt", "migrate": "upgrade", "sql": "terminal"}
+ICONS = {
+    "device": "devices",
+    "user": "person",
+    "run": "sync_alt",
+    "migrate": "upgrade",
+    "sql": "terminal",
+    "verify": "fact_check",
+}
 _TAGS = {"same": "{}", "removed": "<del>{}</del>", "added": "<ins>{}</ins>"}
 
 
