@@ -109,6 +109,11 @@ class Device:
             return f"failed: {type(error).__name__}"
         return "finished"
 
+    def check(self, faults: Faults, mailbox: list[httpx.Request]) -> None:
+        """Let it compare what it holds with the server, which is to find nothing."""
+        report = self.replica(faults, mailbox).check()
+        assert report.checked and not report.differences, f"{self.name} {report}"
+
     def sync_and_be_killed(self, faults: Faults, statement: int) -> str:
         """One sync in a process of its own, which is killed at that SQLite statement. It shares no connection."""
 

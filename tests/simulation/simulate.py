@@ -15,6 +15,7 @@ import syncdevice.stage
 import syncdevice.transport
 from syncdevice import Replica
 
+from sync.models import Mismatch
 from tests.simulation import office, oracle
 from tests.simulation.accounts import Accounts
 from tests.simulation.administrators import Administrators
@@ -243,11 +244,13 @@ class Simulation:
         rows = oracle.server_rows()
         for device in self.devices:
             oracle.check_device(device, self.world, rows)
+            device.check(self._faults(0), self.world.mailbox)
         for scopes in sorted({tuple(sorted(device.scopes)) for device in self.devices})[:2]:
             fresh = self._new_device("a fresh device", set(scopes))
             fresh.sync(self._faults(0), self.world.mailbox)
             oracle.check_device(fresh, self.world, rows)
         oracle.check_history(self.world)
+        assert not Mismatch.objects.exists(), "a device found a mismatch where none was planted"
         accounts = Accounts(self.devices, self.world)
         self.counts.update(accounts.check(self.administrators.replays))
         check_decisions(accounts)

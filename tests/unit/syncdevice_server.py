@@ -62,7 +62,7 @@ class FakeServer:
         if not path.exists():
             with closing(enrolled(path)) as conn:
                 database.set_state(conn, token="t1")
-        return Replica(path, http=httpx.MockTransport(self), retry_seconds=0)
+        return Replica(path, http=httpx.MockTransport(self), retry_seconds=0, check_days=None)
 
 
 def fate(mutation: str, outcome: str, at: int = 0, **more: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from syncdevice.errors import (
     Busy,
+    Damaged,
     DeviceRevoked,
     EnrollmentRefused,
     NotEnrolled,
@@ -15,12 +16,15 @@ from syncdevice.errors import (
 )
 from syncdevice.outcomes import Outcome
 from syncdevice.replica import Replica, group
-from syncdevice.reports import Change, Progress, Status, SyncReport
+from syncdevice.reports import Change, CheckReport, Difference, Progress, Status, SyncReport
 
 __all__ = [
     "Busy",
     "Change",
+    "CheckReport",
+    "Damaged",
     "DeviceRevoked",
+    "Difference",
     "EnrollmentRefused",
     "NotEnrolled",
     "NotReachable",

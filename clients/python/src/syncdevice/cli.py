@@ -5,7 +5,8 @@ import json
 import platform
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from syncdevice import __version__
 from syncdevice.errors import Busy, DeviceRevoked, EnrollmentRefused, NotReachable, SyncError, Unusable
 from syncdevice.outcomes import Outcome
 from syncdevice.replica import Replica
-from syncdevice.reports import Progress, SyncReport
+from syncdevice.reports import CheckReport, Progress, SyncReport
 
 EXIT_CODES: list[tuple[type[SyncError], int]] = [
     (NotReachable, 3),
@@ -30,11 +31,14 @@ EXIT_CODES: list[tuple[type[SyncError], int]] = [
 ]
 EPILOG = """exit codes: 0 done, 1 the server or the file refuses, 2 wrong usage, 3 the server cannot be reached
 (edits are kept: sync again later), 4 the device was revoked, 5 the enrolment code was refused,
-6 another process syncs the file"""
+6 another process syncs the file, 7 a check found rows that differed"""
+FOUND = 7
 DESCRIPTIONS = {
     "log": "What waits in the outbox, and every change that was not simply applied with what became of it.",
     "conflicts": "Your changes that met those of others or were refused: what you entered, what the server had, and"
     " what became of it. `sync` brings what was decided since; `dismiss` takes one off the list.",
+    "check": "Sync, then compare what the file holds with the server: ids and revisions, by digests. Only rows that"
+    " differ are fetched and repaired; edits that wait stay. Exit code 7 where something differed.",
     "dismiss": "Take changes off the list of `conflicts`. What is decided about one later shows it again.",
 }
 SHELL_ROWS_MAX = 1_000
@@ -89,7 +93,17 @@ def parser() -> argparse.ArgumentParser:
     conflicts.add_argument("--unresolved", action="store_true", help="only those that wait for a person")
     conflicts.add_argument("--all", action="store_true", help="also those that were dismissed")
     conflicts.set_defaults(run=_conflicts)
-    for command in (sync, status, log, conflicts):
+    check = commands.add_parser(
+        "check",
+        help="compare what the file holds with the server, and repair what differs",
+        description=DESCRIPTIONS["check"],
+    )
+    check.add_argument(
+        "--values", action="store_true", help="also look for a torn file, and compare all values: loads everything"
+    )
+    check.add_argument("--lock-wait", type=float, default=0.0, metavar="SECONDS", help="wait for another sync to end")
+    check.set_defaults(run=_check)
+    for command in (sync, status, log, conflicts, check):
         command.add_argument("path", help="the replica's file")
         command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -113,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        code: int | None = options.run(options)
     except SyncError as error:
         print(f"syncdevice: {error}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
@@ -122,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code or 0
 
 
 def _enroll(options: argparse.Namespace) -> None:
@@ -145,17 +159,46 @@ def _sync(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(asdict(replica.sync(**waits))))
         return
-    if sys.stderr.isatty():
-        with _bar() as bar:
-            task = bar.add_task("sync", total=None)
+    with _shown() as show:
+        print(_sentence(replica.sync(show, **waits)))
 
-            def show(step: Progress) -> None:
-                bar.update(task, description=step.phase, completed=step.done, total=step.total)
 
-            report = replica.sync(show, **waits)
+def _check(options: argparse.Namespace) -> int:
+    with _shown() as show:
+        report = Replica(options.path).check(show, values=options.values, lock_wait=options.lock_wait)
+    if options.json:
+        print(json.dumps(asdict(report)))
     else:
-        report = replica.sync(**waits)
-    print(_sentence(report))
+        _print_check(report)
+    if not report.checked:
+        return 1
+    return FOUND if report.differences else 0
+
+
+def _print_check(report: CheckReport) -> None:
+    for name, found in report.differences.items():
+        print(f"{name}: {found.changed:,} changed, {found.missing:,} missing, {found.surplus:,} surplus")
+        for row, (device, server) in found.rows.items():
+            print(f"  {row}  revision here {device or 'none'}, on the server {server or 'none'}")
+    if not report.checked:
+        print("not checked: the server is too old, or others write without a pause")
+    elif report.differences:
+        print("repaired" if report.repaired else "not all of it could be repaired: tell the server's administrator")
+    else:
+        print(f"{report.rows:,} rows, all as the server has them")
+    if report.waiting:
+        print(f"{report.waiting:,} rows were left alone, since edits of them wait")
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Progress], None] | None]:
+    """What shows progress on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _bar() as bar:
+        task = bar.add_task("sync", total=None)
+        yield lambda step: bar.update(task, description=step.phase, completed=step.done, total=step.total)
 
 
 def _bar() -> Bar:
@@ -166,9 +209,12 @@ def _bar() -> Bar:
 def _sentence(report: SyncReport) -> str:
     outcomes = "".join(f", {count:,} {status}" for status, count in sorted(report.outcomes.items()))
     loaded = " (loaded afresh)" if report.reloaded else ""
+    check = report.check
+    differed = sum(d.changed + d.missing + d.surplus for d in check.differences.values()) if check else 0
     return (
         f"pushed {report.pushed:,}{outcomes}; pulled {report.upserted:,} rows, {report.deleted:,} deletes{loaded}"
-        f"{f'; {report.decided:,} decided since' if report.decided else ''} in {report.seconds:.1f} s"
+        f"{f'; {report.decided:,} decided since' if report.decided else ''}"
+        f"{f'; {differed:,} rows differed from the server' if differed else ''} in {report.seconds:.1f} s"
     )
 
 

@@ -40,6 +40,8 @@ OWN_TABLES = (
       "seq" INTEGER NOT NULL,
       "at" TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
     )""",
+    # When the file was last checked against the server, and whether that could be done.
+    '"_sync_check" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "at" TEXT NOT NULL, "done" INTEGER NOT NULL)',
     # How far `GET /sync/outcomes` was read, by device: one that was enrolled anew begins anew.
     '"_sync_cursor" ("device" TEXT PRIMARY KEY NOT NULL, "cursor" TEXT NOT NULL)',
 )

@@ -53,6 +53,14 @@ class TokenExpired(Refused):
     """The server no longer knows how far this device has read. `sync()` handles it: push, then load afresh."""
 
 
+class NotCurrent(Refused):
+    """There is something to pull since the token of a check. The check handles it: pull, and ask again."""
+
+
+class Damaged(SyncError):
+    """The file itself is damaged. Sync what waits, then enroll with another file."""
+
+
 class BatchTooLarge(Refused):
     """The pushed batch is over a limit of the server. `sync()` handles it: smaller batches."""
 

@@ -29,13 +29,7 @@ def pull_changes(
     """
     stage = Stage(conn, path, state.entities, state.token)
     try:
-        with closing(read_ahead(transport, stage.token, wait)) as pages:
-            for page in pages:
-                try:
-                    stage.lay(json.loads(page.body)["changes"], page.token, last=not page.has_more)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ProtocolError("a page is not of protocol version 1: upgrade the application") from error
-                progress(Progress("pull", stage.rows))
+        lay_pages(stage, transport, wait, progress)
         if stage.rows or state.token is None or conn.execute('SELECT 1 FROM "_sync_missing"').fetchone():
             progress(Progress("apply", 0, stage.rows))
             return stage.merge(now())
@@ -51,6 +45,17 @@ def pull_changes(
         raise
     finally:
         stage.close()
+
+
+def lay_pages(stage: Stage, transport: Transport, wait: int, progress: Callable[[Progress], None]) -> None:
+    """Stage the pages from where the stage is to the end of the run."""
+    with closing(read_ahead(transport, stage.token, wait)) as pages:
+        for page in pages:
+            try:
+                stage.lay(json.loads(page.body)["changes"], page.token, last=not page.has_more)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ProtocolError("a page is not of protocol version 1: upgrade the application") from error
+            progress(Progress("pull", stage.rows))
 
 
 def read_ahead(transport: Transport, token: str | None, wait: int) -> Generator[Page, None, None]:

@@ -11,18 +11,19 @@ from datetime import UTC, datetime
 
 import httpx
 
-from syncdevice import database, fates
+from syncdevice import check, database, fates
 from syncdevice.database import State
 from syncdevice.errors import DeviceRevoked, NotEnrolled, ProtocolError, SchemaMoved, SyncError, TokenExpired
 from syncdevice.fates import OUTCOME_DAYS, OnOutcome
 from syncdevice.outcomes import Outcome
 from syncdevice.pull import pull_changes
 from syncdevice.push import pending, push_outbox
-from syncdevice.reports import Change, Progress, Status, SyncReport, age
+from syncdevice.reports import Change, CheckReport, Progress, Status, SyncReport, age
 from syncdevice.transport import RETRY_TOTAL_SECONDS, Transport, http_date
 
 OnProgress = Callable[[Progress], None]
 OnChange = Callable[[dict[str, Change]], None]
+Checking = Callable[[sqlite3.Connection, Transport, OnProgress, OnChange, bool], CheckReport | None]
 Callbacks = tuple[OnOutcome | None, OnOutcome | None, OnOutcome | None]
 
 APP_BUSY_SECONDS = 10.0
@@ -78,14 +79,17 @@ class Replica:
         http: httpx.BaseTransport | None = None,
         retry_seconds: float = RETRY_TOTAL_SECONDS,
         outcome_days: float | None = OUTCOME_DAYS,
+        check_days: float | None = check.CHECK_DAYS,
     ) -> None:
         """Raises NotEnrolled where `path` is no replica. `retry_seconds`: how long one request is tried again.
 
         `http` replaces the network (a proxy, a client certificate, a test). `outcome_days`: how long outcomes are kept
-        once they are decided; None: until the application deletes them.
+        once they are decided; None: until the application deletes them. `check_days`: how often a sync also checks
+        what the file holds, besides after every load; None: only `check()` does.
         """
         self.path = os.fspath(path)
-        self._http, self._retry_seconds, self.outcome_days = http, retry_seconds, outcome_days
+        self._http, self._retry_seconds = http, retry_seconds
+        self.outcome_days, self.check_days = outcome_days, check_days
         if not os.path.exists(self.path):
             raise NotEnrolled(f"{self.path} is not there: enroll the device first")
         try:
@@ -156,9 +160,63 @@ class Replica:
         Each event is told once; again only where the callback raised, or the process was killed while it ran. An event
         for which there is no callback waits for one. They may use the replica, except for a sync.
         `wait`: with nothing to pull, stay up to so many seconds (60 at most) for something. `lock_wait`: seconds to
-        wait for another sync. Safe to kill at any moment. Raises Busy, NotReachable, DeviceRevoked, Refused,
-        ProtocolError, and sqlite3.Error when the disk is full; edits are kept.
+        wait for another sync. After a load and every `check_days` it checks what the file holds too, as `check()` does;
+        where that fails, a later sync does it. Safe to kill at any moment. Raises Busy, NotReachable, DeviceRevoked,
+        Refused, ProtocolError, and sqlite3.Error when the disk is full; edits are kept.
         """
+        callbacks = (on_conflict or self.on_conflict, on_rejection or self.on_rejection, on_outcome or self.on_outcome)
+        return self._run(progress, on_change, wait, lock_wait, callbacks, self._check_if_due)
+
+    def check(
+        self,
+        progress: OnProgress | None = None,
+        on_change: OnChange | None = None,
+        *,
+        values: bool = False,
+        lock_wait: float = 0.0,
+    ) -> CheckReport:
+        """Sync, then compare what the file holds with the server, repair what differs, and tell the server.
+
+        Compared are ids and revisions, by digests; only rows that differ are fetched. Edits that wait in the outbox
+        stay, and their rows are left alone. `values`: also find rows with other values under the same revision, and a
+        torn file; everything is loaded for that. Raises as `sync()` does, and Damaged.
+        """
+
+        def checking(
+            conn: sqlite3.Connection, transport: Transport, tell: OnProgress, changed: OnChange, _: bool
+        ) -> CheckReport:
+            report = check.check(conn, self.path, transport, _now, tell, changed, values)
+            check.note(conn, datetime.now(UTC), report.checked)
+            return report
+
+        callbacks = (self.on_conflict, self.on_rejection, self.on_outcome)
+        return self._run(progress, on_change, 0, lock_wait, callbacks, checking).check or CheckReport()
+
+    def _check_if_due(
+        self, conn: sqlite3.Connection, transport: Transport, tell: OnProgress, changed: OnChange, reloaded: bool
+    ) -> CheckReport | None:
+        now = datetime.now(UTC)
+        if self.check_days is None or not (reloaded or check.is_due(conn, now, self.check_days)):
+            return None
+        report = None
+        try:
+            report = check.check(conn, self.path, transport, _now, tell, changed)
+        except DeviceRevoked:
+            raise
+        except SyncError:
+            pass  # the sync itself is done
+        check.note(conn, now, report is not None and report.checked)
+        return report
+
+    def _run(
+        self,
+        progress: OnProgress | None,
+        on_change: OnChange | None,
+        wait: int,
+        lock_wait: float,
+        callbacks: Callbacks,
+        checking: Checking,
+    ) -> SyncReport:
         started = time.monotonic()
         report = SyncReport()
         tell = progress or (lambda _: None)
@@ -176,13 +234,9 @@ class Replica:
                     transport = Transport(
                         state.url, state.device_token, http=self._http, retry_seconds=self._retry_seconds
                     )
-                    callbacks = (
-                        on_conflict or self.on_conflict,
-                        on_rejection or self.on_rejection,
-                        on_outcome or self.on_outcome,
-                    )
                     with closing(transport), self._telling(conn, callbacks):
                         self._sync(conn, transport, report, tell, changed, wait)
+                        report.check = checking(conn, transport, tell, changed, report.reloaded)
             except DeviceRevoked as error:
                 if error.wiped:
                     database.remove_files(self.path)

@@ -7,9 +7,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sync is. `done` counts mutations (push) or rows (pull, apply); `total` is None where unknown."""
+    """How far a sync is. `done` counts mutations (push) or rows (pull, apply, check); `total` is None where unknown."""
 
-    phase: Literal["push", "pull", "apply"]
+    phase: Literal["push", "pull", "apply", "check"]
     done: int
     total: int | None = None
 
@@ -25,10 +25,38 @@ class Change:
 
 
 @dataclass
+class Difference:
+    """How rows of one entity differed from what the server has. `rows`: the first 50, with both revisions by id.
+
+    Where more than 20,000 differ, they are not counted to the end, but everything is loaded anew.
+    """
+
+    changed: int = 0
+    missing: int = 0
+    surplus: int = 0
+    rows: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+
+
+@dataclass
+class CheckReport:
+    """What a check found. `checked`: False where the server cannot be asked, or others wrote without a pause.
+
+    `rows`: how many were compared. `waiting`: how many were left alone, since edits of them wait. `differences` by
+    entity, as they were; `repaired`: the file holds what it must by now.
+    """
+
+    checked: bool = False
+    rows: int = 0
+    waiting: int = 0
+    differences: dict[str, Difference] = field(default_factory=dict)
+    repaired: bool = False
+
+
+@dataclass
 class SyncReport:
     """The result of one `sync()`. `outcomes` counts the statuses other than `applied`; see `Replica.outcomes()`.
 
-    `decided`: how many decisions about earlier changes the server told.
+    `decided`: how many decisions about earlier changes the server told. `check`: where the file was checked too.
     """
 
     pushed: int = 0
@@ -38,6 +66,7 @@ class SyncReport:
     deleted: int = 0
     reloaded: bool = False
     schema_changed: bool = False
+    check: CheckReport | None = None
     seconds: float = 0.0
 
 

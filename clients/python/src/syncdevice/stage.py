@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from syncdevice.database import STAGE_FILES, Entity, applying, create_private, quote, remove_files, set_state
@@ -164,15 +164,44 @@ class Stage:
             self._conn.executemany(f"DELETE FROM stage.{quote(name)} WHERE id = ?", ((i,) for i in deletes))
         self.rows += len(upserts) + len(deletes)
 
-    def merge(self, now: str) -> dict[str, Change]:
+    def keep_torn(self, token: str | None) -> dict[str, dict[str, int]]:
+        """Of a whole load, keep the rows that the table has with other values under the same revision, and return that.
+
+        Rows of which edits wait are none. The run then changes nothing else, and leaves the replica at `token`.
+        """
+        torn: dict[str, dict[str, int]] = {}
+        for name in list(self._tables):
+            staged, table = f"stage.{quote(name)}", f"main.{quote(name)}"
+            differs = " OR ".join(f"s.{quote(c)} IS NOT t.{quote(c)}" for c in self._entities[name].columns)
+            query = (
+                f"SELECT s.id, s._rev FROM {staged} AS s JOIN {table} AS t ON t.id = s.id AND t._rev = s._rev"
+                f' WHERE ({differs}) AND s.id NOT IN (SELECT "row" FROM "_sync_outbox" WHERE "entity" = ?)'
+            )
+            found = dict(self._conn.execute(query, (name,)).fetchall())
+            self._conn.execute("CREATE TEMP TABLE IF NOT EXISTS torn (id TEXT PRIMARY KEY)")
+            self._conn.execute("DELETE FROM temp.torn")
+            self._conn.executemany("INSERT INTO temp.torn VALUES (?)", ((row,) for row in found))
+            self._conn.execute(f"DELETE FROM {staged} WHERE id NOT IN (SELECT id FROM temp.torn)")
+            if found:
+                torn[name] = found
+        if self._attached is not None:
+            self._conn.execute("DELETE FROM stage.gone")
+        self.token = self._base = token
+        return torn
+
+    def merge(self, now: str, doubted: Mapping[str, Iterable[str]] | None = None) -> dict[str, Change]:
         """Move the whole run into the tables, under what waits in the outbox, in one transaction. Then it is over.
 
         A run from the beginning (no base token) replaces everything: rows that it did not bring go, unless edits of
-        them wait. Forgets the token where the run told nothing of a row that a push found gone.
+        them wait. Forgets the token where the run told nothing of a row that a push found gone. Rows that are `doubted`
+        take what the run says of them, whatever revision the table has.
         """
         changes: dict[str, Change] = {}
         with applying(self._conn):
             self._conn.execute('DELETE FROM "_sync_replaced"')
+            for name, rows in (doubted or {}).items():
+                forget = f"UPDATE main.{quote(name)} SET _rev = NULL WHERE id = ?"
+                self._conn.executemany(forget, ((row,) for row in rows))
             for entity in self._entities.values():
                 if self._attached is not None and (self._base is None or entity.name in self._tables):
                     change = self._merge_entity(entity)

@@ -7,7 +7,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ from syncdevice.errors import (
     BatchTooLarge,
     DeviceRevoked,
     EnrollmentRefused,
+    NotCurrent,
     NotReachable,
     ProtocolError,
     Refused,
@@ -179,6 +180,19 @@ class Transport:
             raise ProtocolError("the outcomes are not of protocol version 1: upgrade the application")
         return Told(told, cursor, document.get("has_more") is True)
 
+    def digest(self, token: str, **narrow: str) -> dict[str, Any] | None:
+        """What the server has at `token`, by digests; None where it is too old to tell. Raises NotCurrent."""
+        response = self._send("GET", "/sync/digest", params={"token": token, **narrow}, absent_ok=True)
+        return None if response.status_code == 404 else self._json(response)
+
+    def rows(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Some rows as they are, by entity and id."""
+        return self._json(self._send("POST", "/sync/rows", body=json.dumps(wanted).encode()))
+
+    def mismatch(self, report: Mapping[str, Any]) -> None:
+        """Tell what a check found. Tried for a short time only: the check is done without it."""
+        self._send("POST", "/sync/digest/mismatch", body=json.dumps(report).encode(), once=True)
+
     def _send(
         self,
         method: str,
@@ -254,6 +268,8 @@ def refusal(response: httpx.Response) -> SyncError:
             return EnrollmentRefused("the code is wrong, used or expired: ask an administrator for a new one")
         case (410, _) | (400, "invalid_token"):
             return TokenExpired(status, code, detail)
+        case 409, "not_current":
+            return NotCurrent(status, code, detail)
         case 413, _:
             return BatchTooLarge(status, code, detail)
     return Refused(status, code, detail)
