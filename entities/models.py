@@ -21,8 +21,10 @@ class Row(models.Model):
         abstract = True
 
 
-@synced(writable=False)
+@synced(scopes=[scope("employee", "id"), scope("employee", "reports_to_id")], writable=False)
 class Employee(Row):
+    """On their own devices, and on those of the one they report to."""
+
     number = models.PositiveIntegerField(unique=True)
     first_name = models.CharField(max_length=40)
     last_name = models.CharField(max_length=40)
@@ -38,6 +40,7 @@ class Employee(Row):
 
 
 @synced(
+    scopes=[scope("country", "country")],
     read_only=["code"],
     conflict_fields={"phone": "manual", "fax": "device_wins"},
     units=[("address", "city", "region", "postal_code", "country")],

@@ -129,8 +129,8 @@ class Demo:
             "SELECT number, id::text, first_name FROM entities_employee WHERE number IN (1, 4) ORDER BY number"
         )
         (_, nancy, _), (_, margaret, _) = employees.fetchall()
-        self.phone = self.enroll("Nancy's phone", ["global", f"employee:{nancy}"])
-        self.tablet = self.enroll("Margaret's tablet", ["global", f"employee:{margaret}"])
+        self.phone = self.enroll("Nancy's phone", self.scopes_of(nancy))
+        self.tablet = self.enroll("Margaret's tablet", self.scopes_of(margaret))
         for device in (self.phone, self.tablet):
             device.sync()
             rows = device.status().rows
@@ -139,6 +139,10 @@ class Demo:
         self.expect(
             mine == 0 and self.phone.status().rows["order"] > 0, "Nancy's phone has her orders and nobody else's"
         )
+        lost = count(self.phone, 'SELECT count(*) FROM "order" WHERE customer_id NOT IN (SELECT id FROM customer)')
+        north = [count(each, IN_NORWAY) for each in (self.phone, self.tablet)]
+        self.expect(lost == 0, "and the customer of each of them")
+        self.expect(north == [1, 0], "a customer in Norway is on hers, and not on Margaret's, who sells nothing there")
 
         self.step("5. Both go offline and work: plain SQL on their own SQLite file")
         self.order = self.take_order(nancy)
@@ -171,6 +175,12 @@ class Demo:
         self.say(f"Nancy's phone can tell her: {told.describe()}")
         seen = count(self.tablet, 'SELECT count(*) FROM "order" WHERE id = ?', self.order)
         self.expect(seen == 0, "Nancy's order did not reach Margaret's tablet: it is not in her scopes")
+
+    def scopes_of(self, employee: str) -> list[str]:
+        """What is for everybody, the employee's own rows, and the customers of the countries that they sell to."""
+        with psycopg.connect(self.env["DATABASE_URL"]) as conn:
+            countries = [country for (country,) in conn.execute(COUNTRIES, [employee])]
+        return ["global", f"employee:{employee}", *(f"country:{country}" for country in countries)]
 
     def decide(self, conflict: str | None) -> None:
         """Take the device's side, as the button of the page does."""
@@ -266,6 +276,12 @@ class Demo:
         subprocess.run([str(ROOT / "script" / "erp"), "stop"], cwd=ROOT, env=self.env, stdout=subprocess.DEVNULL)
 
 
+COUNTRIES = """
+SELECT DISTINCT country FROM entities_customer
+WHERE country <> '' AND id IN (SELECT customer_id FROM entities_order WHERE employee_id = %s)
+ORDER BY country
+"""
+IN_NORWAY = "SELECT count(*) FROM customer WHERE country = 'Norway'"
 SENT = ("created", "updated", "created there", "updated there", "failed")
 MAKE_ADMIN = """
 from django.contrib.auth import get_user_model

@@ -16,6 +16,9 @@ from entities.models import Contact, Customer, Employee, Order
 
 Row = dict[str, Any]
 
+COUNTRY = "Norway"
+SHARED = ("global", f"country:{COUNTRY}")  # what a device has unless a test says otherwise
+
 
 class TestDevice:
     """Keeps what it pulled in `rows`, as a replica does."""
@@ -28,7 +31,7 @@ class TestDevice:
         self.headers = {"authorization": f"Bearer {secret}"}
         self.token: str | None = None
         self.rows: dict[tuple[str, str], Row] = {}
-        for scope in scopes or ("global",):
+        for scope in scopes or SHARED:
             self.grant(scope)
 
     @property
@@ -97,6 +100,8 @@ def new_id() -> str:
 
 def create(entity: str = "contact", row: str | None = None, **values: Any) -> Row:
     given = values or {"first_name": "Ana"}
+    if entity == "customer":
+        given = {"country": COUNTRY} | given
     return {"id": new_id(), "entity": entity, "row": row or new_id(), "op": "create", "base": None, "set": given}
 
 
@@ -185,10 +190,14 @@ def employee(number: int) -> str:
     return str(Employee.objects.create(number=number, first_name="E", last_name="E").pk)
 
 
+def new_customer(**values: Any) -> Customer:
+    """A new customer, of COUNTRY unless another is given."""
+    return Customer.objects.create(**{"name": "C", "country": COUNTRY} | values)
+
+
 def order(of: str) -> Order:
     """A new order of an employee."""
-    customer = Customer.objects.create(name="C")
-    return Order.objects.create(customer=customer, employee_id=of, ordered_on="2026-11-21")
+    return Order.objects.create(customer=new_customer(), employee_id=of, ordered_on="2026-11-21")
 
 
 def tick_of_long_ago() -> None:

@@ -8,10 +8,20 @@ import psycopg
 import pytest
 from django.db import connection, transaction
 
-from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
+from entities.models import Contact, Employee, Order, OrderLine, Product
 from sync.capture import authored
 from sync.install import after_migrate, captures, out_of_date
-from tests.integration.sync_support import CONTACT, TestDevice, feed, history, new_id, other_connection, sql
+from tests.integration.sync_support import (
+    CONTACT,
+    SHARED,
+    TestDevice,
+    feed,
+    history,
+    new_customer,
+    new_id,
+    other_connection,
+    sql,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -71,7 +81,7 @@ def test_capture_of_truncate() -> None:
 
 
 def test_capture_of_cascades() -> None:
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     row = str(contact(customer=customer).pk)
     customer.delete()
     assert feed(row) == {"global": (2, False)}
@@ -108,14 +118,14 @@ def test_capture_is_undone_by_rollback() -> None:
 
 def test_capture_moves_a_row_from_scope_to_scope() -> None:
     first, second = (Employee.objects.create(number=n, first_name="E", last_name="E") for n in (1, 2))
-    order = Order.objects.create(customer=Customer.objects.create(name="C"), employee=first, ordered_on="2026-11-21")
+    order = Order.objects.create(customer=new_customer(), employee=first, ordered_on="2026-11-21")
     order.employee = second
     order.save()
     assert feed(str(order.pk)) == {f"employee:{first.pk}": (2, False), f"employee:{second.pk}": (2, True)}
 
 
 def test_capture_puts_a_row_without_a_scope_where_nobody_is_granted() -> None:
-    order = Order.objects.create(customer=Customer.objects.create(name="C"), ordered_on="2026-11-21")
+    order = Order.objects.create(customer=new_customer(), ordered_on="2026-11-21")
     assert feed(str(order.pk)) == {"": (1, True)}
 
 
@@ -137,13 +147,13 @@ def test_capture_author_needs_a_transaction(transactional_db: None) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_capture_writes_each_type_as_the_wire_wants_it() -> None:
     customer, employee = (
-        Customer.objects.create(name='Ä"\\\n'),
+        new_customer(name='Ä"\\\n'),
         Employee.objects.create(number=1, first_name="E", last_name="E"),
     )
     product = Product.objects.create(code="A", name="A", unit_price=Decimal("12.5"), unit_cost=3, discontinued=True)
     order = Order.objects.create(customer=customer, employee=employee, ordered_on="2026-11-21")
     OrderLine.objects.create(order=order, employee=employee, product=product, unit_price=1, quantity=2, discount="0.25")
-    device = TestDevice("global", f"employee:{employee.pk}")
+    device = TestDevice(*SHARED, f"employee:{employee.pk}")
     device.pull()
     told = device.of("product")[str(product.pk)]
     assert (told["unit_price"], told["units_in_stock"], told["discontinued"]) == ("12.5000", 0, True)

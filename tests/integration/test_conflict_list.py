@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from entities.models import Contact, Customer, Product
+from entities.models import Contact, Product
 from sync.models import Conflict, Decision
 from tests.integration.conflict_pages_support import LIST, address, decide, met, read, somebody, text_of
-from tests.integration.sync_support import TestDevice, delete, update
+from tests.integration.sync_support import TestDevice, delete, new_customer, update
 
 pytestmark = pytest.mark.django_db
 SEES = ("view_conflict", "change_conflict", "view_contact", "change_contact")
@@ -75,7 +75,7 @@ def test_line_of_a_long_text_shows_where_it_differs(admin_client: Client, tablet
 def test_list_takes_the_same_queries_for_many(
     admin_client: Client, tablet: TestDevice, django_assert_max_num_queries: Any
 ) -> None:
-    customer = Customer.objects.create(name="Alfreds Futterkiste")
+    customer = new_customer(name="Alfreds Futterkiste")
     many(tablet, 30)
     Conflict.objects.update(server={"phone": "9", "customer_id": str(customer.pk)})
     with django_assert_max_num_queries(20):

@@ -10,7 +10,7 @@ from entities.models import Contact, Customer, Product
 from sync.models import Conflict, Decision
 from tests.integration.conflict_pages_support import address, decide, filled, met, read, somebody, text_of
 from tests.integration.pages_support import EVIL
-from tests.integration.sync_support import TestDevice, delete, history, update
+from tests.integration.sync_support import TestDevice, delete, history, new_customer, update
 
 pytestmark = pytest.mark.django_db
 
@@ -151,7 +151,7 @@ def test_decided_conflict_can_be_overturned(admin_client: Client, tablet: TestDe
 
 
 def test_conflict_that_a_policy_decided_can_be_overturned(admin_client: Client, tablet: TestDevice) -> None:
-    customer = Customer.objects.create(name="Alfreds Futterkiste", city="Berlin")
+    customer = new_customer(name="Alfreds Futterkiste", city="Berlin")
     Customer.objects.update(city="Potsdam")
     tablet.push(update(str(customer.pk), 1, "customer", city="Bonn"))
     conflict = Conflict.objects.get()
@@ -163,7 +163,7 @@ def test_conflict_that_a_policy_decided_can_be_overturned(admin_client: Client, 
 
 
 def test_fields_of_a_unit_are_picked_together(admin_client: Client, tablet: TestDevice) -> None:
-    customer = Customer.objects.create(name="Alfreds Futterkiste", address="Obere Str. 57", city="Berlin")
+    customer = new_customer(name="Alfreds Futterkiste", address="Obere Str. 57", city="Berlin")
     Customer.objects.update(address="Obere Str. 58")
     tablet.push(update(str(customer.pk), 1, "customer", city="Bonn"))
     html = read(admin_client, address(Conflict.objects.get()))
@@ -272,7 +272,7 @@ def test_who_may_not_see_the_row_sees_nothing_of_it(
 
 
 def test_name_of_a_row_that_the_user_may_not_see_is_not_told(client: Client, tablet: TestDevice) -> None:
-    customer = Customer.objects.create(name="Alfreds Futterkiste")
+    customer = new_customer(name="Alfreds Futterkiste")
     _, conflict = met(tablet, {"phone": "9"}, {"phone": "7", "customer_id": str(customer.pk)})
     client.force_login(somebody("ana", *SEES, "change_conflict", "change_contact"))
     assert "Alfreds" not in read(client, address(conflict))

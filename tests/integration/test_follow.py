@@ -10,6 +10,7 @@ from django.db import transaction
 from entities.models import Order, OrderLine, Product
 from sync.install import out_of_date
 from tests.integration.sync_support import (
+    SHARED,
     TestDevice,
     beside,
     codes,
@@ -101,7 +102,7 @@ def test_a_move_is_a_delete_for_those_who_lose_the_rows_and_brings_them_whole_to
     parent = order(here)
     row = line(parent, quantity=7)
     OrderLine.objects.filter(pk=row.pk).update(quantity=8)
-    losing, gaining = TestDevice("global", f"employee:{here}"), TestDevice("global", f"employee:{there}")
+    losing, gaining = TestDevice(*SHARED, f"employee:{here}"), TestDevice(*SHARED, f"employee:{there}")
     both = TestDevice(f"employee:{here}", f"employee:{there}")
     for device in (losing, gaining, both):
         device.pull()
@@ -199,7 +200,7 @@ def values(of: Order, **others: Any) -> dict[str, Any]:
 @pytest.mark.protocol("U7")
 def test_push_of_a_row_outside_the_scopes_is_answered_as_if_its_parent_did_not_exist(people: tuple[str, str]) -> None:
     mine, theirs = order(people[0]), order(people[1])
-    device = TestDevice("global", f"employee:{people[0]}")
+    device = TestDevice(*SHARED, f"employee:{people[0]}")
     own = line(mine)
     absent = Order(pk=new_id())
 
@@ -217,7 +218,7 @@ def test_push_of_a_row_outside_the_scopes_is_answered_as_if_its_parent_did_not_e
 @pytest.mark.protocol("U7")
 def test_push_of_parent_and_rows_together_is_within_the_scopes(people: tuple[str, str]) -> None:
     customer = order(people[0]).customer_id
-    device = TestDevice("global", f"employee:{people[0]}")
+    device = TestDevice(*SHARED, f"employee:{people[0]}")
     parent, row = new_id(), new_id()
     made = {"customer_id": str(customer), "employee_id": people[0], "ordered_on": "2026-11-21"}
     told = device.statuses(create("order_line", row, **values(Order(pk=parent))), create("order", parent, **made))
@@ -230,7 +231,7 @@ def test_push_that_moves_a_row_takes_along_what_follows_it(people: tuple[str, st
     here, there = people
     parent = order(here)
     row = line(parent)
-    device = TestDevice("global", f"employee:{here}", f"employee:{there}")
+    device = TestDevice(*SHARED, f"employee:{here}", f"employee:{there}")
     told = device.statuses(
         update(str(row.pk), 1, "order_line", quantity=2), update(str(parent.pk), 1, "order", employee_id=there)
     )
@@ -244,7 +245,7 @@ def test_push_cannot_bring_rows_into_the_scopes_that_it_may_not_know(people: tup
     parent = order(here)
     row = line(parent)
     sql("UPDATE sync_feed SET scope = 'elsewhere:1' WHERE row_id = %s", [row.pk])  # as by another rule of its entity
-    device = TestDevice("global", f"employee:{here}", f"employee:{there}")
+    device = TestDevice(*SHARED, f"employee:{here}", f"employee:{there}")
     (refused,) = device.push(update(str(parent.pk), 1, "order", employee_id=there))
     assert codes(refused) == [(None, "forbidden_scope")]
     assert scopes_of(row.pk) == {"elsewhere:1"}

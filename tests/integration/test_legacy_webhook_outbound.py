@@ -597,13 +597,14 @@ LIST = "/admin/legacy/subscription/"
 
 
 def test_administrator_subscribes_and_sees_the_secret_once(office: Client, shop: Receiver) -> None:
-    form = {"name": "shop", "url": shop.url, "entities": ["customer"], "scope_lines": "global", "enabled": "on"}
+    form = {"name": "shop", "url": shop.url, "entities": ["customer"], "scope_lines": "country:Norway", "enabled": "on"}
     answer = office.post(f"{LIST}add/", form, follow=True)
     (told,) = [str(message) for message in answer.context["messages"] if "Secret" in str(message)]
     shop.secret = told.split()[1].rstrip(".")
-    Customer.objects.create(name="one")
+    Customer.objects.create(name="one", country="Norway")
+    Customer.objects.create(name="unseen", country="Chile")
     deliver_due()
-    assert (len(shop.there), Subscription.objects.get().scopes) == (1, ["global"])
+    assert (len(shop.there), Subscription.objects.get().scopes) == (1, ["country:Norway"])
     page = office.get(f"{LIST}{Subscription.objects.get().pk}/change/").content.decode()
     assert shop.secret not in page
 

@@ -18,6 +18,7 @@ from sync.prune import prune
 from sync.push import push
 from sync.states import Pusher
 from tests.integration.sync_support import (
+    SHARED,
     TestDevice,
     create,
     employee,
@@ -150,7 +151,7 @@ def test_push_is_applied_at_once_where_nobody_would_apply_it_later(settings: Set
 def test_operation_is_told_to_its_own_device_only_and_without_rows_of_a_lost_scope() -> None:
     who = employee(1)
     row = str(order(who).pk)
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     place = later(device, update(row, 7, "order", note="mine"))
     work()
     assert told(device, place)["results"][0]["row"]["id"] == row
@@ -166,7 +167,7 @@ def test_operation_is_told_to_its_own_device_only_and_without_rows_of_a_lost_sco
 def test_made_at_is_corrected_by_when_the_push_came() -> None:
     who = employee(1)
     row = str(order(who).pk)
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     now = timezone.now()
     made = {**update(row, 1, "order", note="device"), "made_at": now.isoformat()}
     place = later(device, made, sent_at=now.isoformat())

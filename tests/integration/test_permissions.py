@@ -6,11 +6,11 @@ from uuid import uuid4
 import pytest
 from django.contrib.auth.models import AnonymousUser, Permission, User
 
-from entities.models import Contact, Customer, Employee
+from entities.models import Contact, Employee
 from sync import permissions
 from sync.models import Conflict, Decision, History, Outcome, Rejection
 from tests.integration.conflict_support import BOSS, conflict
-from tests.integration.sync_support import TestDevice, contact, employee
+from tests.integration.sync_support import TestDevice, contact, employee, new_customer
 
 pytestmark = pytest.mark.django_db
 
@@ -102,7 +102,7 @@ def test_nobody_and_who_is_not_active_may_do_nothing() -> None:
 
 
 def test_delete_that_takes_other_rows_along_needs_the_permission_for_them_too() -> None:
-    customer, who = Customer.objects.create(name="A"), employee(1)
+    customer, who = new_customer(name="A"), employee(1)
     Employee.objects.create(number=2, first_name="B", last_name="B", reports_to_id=who)
     sent: dict[str, Any] = {"op": "delete", "state": "server"}
     about_customer = conflict(TestDevice(), str(customer.pk), {}, {"name": "A"}, entity="customer", **sent)

@@ -14,7 +14,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from entities.models import Contact, Customer
+from entities.models import Contact
 from sync.prune import prune
 from sync.token import decode, encode
 from tests.integration.sync_support import (
@@ -22,6 +22,7 @@ from tests.integration.sync_support import (
     TestDevice,
     contact,
     create,
+    new_customer,
     new_id,
     other_connection,
     problem,
@@ -71,7 +72,7 @@ def test_pull_after_a_commit_brings_it_whatever_else_is_open() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_pull_misses_and_tears_nothing_while_many_write(seed: int) -> None:
     """Six writers with transactions of all lengths, one reader with pages of all sizes."""
-    pair = [str(Customer.objects.create(name=name).pk) for name in ("first", "second")]
+    pair = [str(new_customer(name=name).pk) for name in ("first", "second")]
     device, stop = TestDevice(), threading.Event()
     writers = [threading.Thread(target=write_at_random, args=(seed * 10 + n, pair, stop)) for n in range(6)]
     for writer in writers:

@@ -7,7 +7,7 @@ from pytest_django import Settings
 
 from devices.models import Device, Grant
 from entities.models import Order
-from tests.integration.sync_support import TestDevice, beside, contact, create, employee, new_id, order, problem
+from tests.integration.sync_support import SHARED, TestDevice, beside, contact, create, employee, new_id, order, problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_pull_shows_only_the_rows_of_the_devices_scopes() -> None:
     mine, other = employee(1), employee(2)
     seen, hidden = order(mine), order(other)
-    device = TestDevice("global", f"employee:{mine}")
+    device = TestDevice(*SHARED, f"employee:{mine}")
     device.pull()
     assert set(device.of("order")) == {str(seen.pk)}
     assert str(hidden.pk) not in str(device.rows)
@@ -29,7 +29,7 @@ def test_pull_shows_only_the_rows_of_the_devices_scopes() -> None:
 def test_pull_brings_all_of_a_new_scope_while_the_others_go_on() -> None:
     who = employee(1)
     rows = {str(order(who).pk) for _ in range(5)}
-    device = TestDevice("global")
+    device = TestDevice()
     device.pull()
     device.grant(f"employee:{who}")
     later = contact()
@@ -41,7 +41,7 @@ def test_pull_brings_all_of_a_new_scope_while_the_others_go_on() -> None:
 @pytest.mark.protocol("P5")
 def test_pull_of_a_new_scope_takes_away_what_the_device_pushed_there_and_is_gone_again() -> None:
     who, customer = employee(1), order(employee(2)).customer_id
-    device = TestDevice("global")
+    device = TestDevice()
     device.pull()
     device.grant(f"employee:{who}")
     rows = [new_id(), new_id()]
@@ -56,13 +56,14 @@ def test_pull_of_a_new_scope_takes_away_what_the_device_pushed_there_and_is_gone
 def test_pull_takes_away_the_rows_of_a_lost_scope_also_those_deleted_meanwhile() -> None:
     who = employee(1)
     rows = [order(who) for _ in range(4)]
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     device.pull()
     device.revoke(f"employee:{who}")
     rows[0].delete()
     device.pull(2)
     assert device.of("order") == {}
-    assert len(device.of("employee")) == 1
+    assert device.of("employee") == {}
+    assert len(device.of("customer")) == 4
 
 
 @pytest.mark.protocol("P5")
@@ -130,7 +131,10 @@ def test_pull_tells_a_row_once_that_left_one_scope_for_another_which_was_revoked
     device.pull()
     Order.objects.filter(pk=row.pk).update(employee=lost)
     device.revoke(f"employee:{lost}")
-    assert device.page(device.token)["changes"] == {"order": {"upserts": [], "deletes": [str(row.pk)]}}
+    assert device.page(device.token)["changes"] == {
+        "employee": {"upserts": [], "deletes": [lost]},
+        "order": {"upserts": [], "deletes": [str(row.pk)]},
+    }
 
 
 @pytest.mark.protocol("P1")
@@ -169,7 +173,7 @@ def test_pull_tells_a_move_between_scopes_as_a_delete_here_and_a_row_there() -> 
 @pytest.mark.protocol("P5")
 def test_pull_takes_away_what_was_pushed_into_a_scope_that_came_and_went_between_two_pulls() -> None:
     who, customer = employee(1), order(employee(2)).customer_id
-    device = TestDevice("global")
+    device = TestDevice()
     device.pull()
     device.grant(f"employee:{who}")
     row = new_id()
@@ -212,7 +216,7 @@ def test_pull_knows_the_scopes_of_a_user_from_when_the_device_became_theirs() ->
     row = order(who)
     ana = User.objects.create(username="ana")
     Grant.objects.create(user=ana, scope=f"employee:{who}")
-    device = TestDevice("global")
+    device = TestDevice()
     device.pull()
     Device.objects.filter(pk=device.device.pk).update(user=ana)
     device.pull()
@@ -228,7 +232,7 @@ def test_pull_loses_a_scope_that_was_granted_twice_when_both_are_taken_at_once()
     order(who)
     ana = User.objects.create(username="ana")
     Grant.objects.create(user=ana, scope=f"employee:{who}")
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     Device.objects.filter(pk=device.device.pk).update(user=ana)
     device.pull()
     with transaction.atomic():
@@ -245,7 +249,7 @@ def test_pull_loses_a_scope_that_was_taken_from_a_user_while_the_device_became_t
     order(who)
     ana = User.objects.create(username="ana")
     Grant.objects.create(user=ana, scope=f"employee:{who}")
-    device = TestDevice("global")
+    device = TestDevice()
     with transaction.atomic():
         Device.objects.filter(pk=device.device.pk).update(user=ana)
         other = beside(lambda other: other.execute("DELETE FROM devices_grant WHERE user_id = %s", [ana.pk]))
@@ -256,7 +260,7 @@ def test_pull_loses_a_scope_that_was_taken_from_a_user_while_the_device_became_t
 
 @pytest.mark.protocol("P8")
 def test_pull_with_the_token_of_another_device_returns_410() -> None:
-    one, other = TestDevice("global"), TestDevice("global")
+    one, other = TestDevice(), TestDevice()
     one.pull()
     assert problem(other.ask(one.token)) == (410, "token_expired")
 

@@ -11,6 +11,7 @@ from devices.models import Device
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.models import Conflict, Rejection
 from tests.integration.sync_support import (
+    SHARED,
     TestDevice,
     codes,
     create,
@@ -18,6 +19,7 @@ from tests.integration.sync_support import (
     employee,
     feed,
     history,
+    new_customer,
     new_id,
     order,
     other_connection,
@@ -100,8 +102,8 @@ def test_push_row_may_refer_to_a_row_that_is_created_later_in_the_batch() -> Non
 @pytest.mark.protocol("U2")
 def test_push_row_that_comes_back_in_another_scope_goes_on_counting_its_revisions() -> None:
     here, there = (str(Employee.objects.create(number=n, first_name="E", last_name="E").pk) for n in (1, 2))
-    customer = str(Customer.objects.create(name="C").pk)
-    device = TestDevice("global", f"employee:{here}", f"employee:{there}")
+    customer = str(new_customer().pk)
+    device = TestDevice(*SHARED, f"employee:{here}", f"employee:{there}")
     values = {"customer_id": customer, "ordered_on": "2026-11-21"}
     made = create("order", **values, employee_id=here)
     device.push(made)
@@ -217,11 +219,11 @@ def push_in_a_thread(device: TestDevice, batch: list[dict[str, Any]]) -> list[di
 def test_push_of_a_device_that_enrolled_anew_is_replayed_and_shows_rows_it_may_see_only() -> None:
     who = Employee.objects.create(number=1, first_name="E", last_name="E")
     old, new, blind = (
-        TestDevice("global", f"employee:{who.pk}"),
-        TestDevice("global", f"employee:{who.pk}"),
+        TestDevice(*SHARED, f"employee:{who.pk}"),
+        TestDevice(*SHARED, f"employee:{who.pk}"),
         TestDevice(),
     )
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     made = create("order", customer_id=str(customer.pk), employee_id=str(who.pk), ordered_on="2026-11-21")
     old.push(made)
     Order.objects.update(note="newer")
@@ -268,7 +270,7 @@ def test_push_on_a_stale_base_keeps_the_servers_row_and_records_both() -> None:
     [("name", "conflict", "server"), ("phone", "conflict", "open"), ("fax", "merged", "device")],
 )
 def test_push_says_whether_a_conflict_waits_for_a_person(field: str, status: str, state: str) -> None:
-    device, row = TestDevice(), str(Customer.objects.create(name="base").pk)
+    device, row = TestDevice(), str(new_customer(name="base").pk)
     Customer.objects.filter(pk=row).update(**{field: "server"})
     mutation = update(row, 1, "customer", **{field: "device"})
     (result,), (again,) = device.push(mutation), device.push(mutation)
@@ -315,10 +317,11 @@ def test_push_create_of_a_row_that_is_there_is_a_conflict() -> None:
 
 @pytest.fixture
 def foreign() -> tuple[TestDevice, Order, Employee, Employee]:
-    """A device of one employee, and an order of another."""
-    mine, other = (Employee.objects.create(number=n, first_name="E", last_name="E") for n in (1, 2))
-    order = Order.objects.create(customer=Customer.objects.create(name="C"), employee=other, ordered_on="2026-11-21")
-    return TestDevice("global", f"employee:{mine.pk}"), order, mine, other
+    """A device of one employee, and an order of another who reports to them, so that the device has that row."""
+    mine = Employee.objects.create(number=1, first_name="E", last_name="E")
+    other = Employee.objects.create(number=2, first_name="E", last_name="E", reports_to=mine)
+    order = Order.objects.create(customer=new_customer(), employee=other, ordered_on="2026-11-21")
+    return TestDevice(*SHARED, f"employee:{mine.pk}"), order, mine, other
 
 
 @pytest.mark.protocol("U7")
@@ -370,7 +373,7 @@ def test_push_delete_takes_no_row_along_that_is_outside_the_scopes() -> None:
     lines = [OrderLine.objects.create(order=of, product=product, unit_price=1) for of in (kept, gone)]
     # As of an entity whose rows do not follow those that they refer to.
     sql("UPDATE sync_feed SET scope = %s WHERE row_id = %s", [f"employee:{theirs}", lines[0].pk])
-    device = TestDevice("global", f"employee:{mine}")
+    device = TestDevice(*SHARED, f"employee:{mine}")
     first, second = device.push(delete(str(kept.pk), 1, "order"), delete(str(gone.pk), 1, "order"))
     assert (codes(first), second["status"]) == ([(None, "protected")], "applied")
     assert list(Order.objects.values_list("pk", flat=True)) == [kept.pk]

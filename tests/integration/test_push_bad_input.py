@@ -12,11 +12,13 @@ from entities.models import Contact, Customer, Employee, Order, OrderLine, Produ
 from sync.checker import Checker
 from sync.models import Rejection
 from tests.integration.sync_support import (
+    SHARED,
     TestDevice,
     codes,
     create,
     delete,
     employee,
+    new_customer,
     new_id,
     order,
     problem,
@@ -73,7 +75,7 @@ def test_push_half_a_character_is_refused_with_its_field_and_the_rest_goes_on() 
 def test_push_poison_rows_that_only_the_database_knows_are_rejected_alone() -> None:
     """A broken check constraint, twice, among two hundred good rows."""
     employee = Employee.objects.create(number=1, first_name="E", last_name="E")
-    order = Order.objects.create(customer=Customer.objects.create(name="C"), employee=employee, ordered_on="2026-11-21")
+    order = Order.objects.create(customer=new_customer(), employee=employee, ordered_on="2026-11-21")
     product = Product.objects.create(code="A", name="A")
     sql("ALTER TABLE entities_orderline ADD CONSTRAINT few CHECK (quantity < 1000)")
     try:
@@ -88,7 +90,7 @@ def test_push_poison_rows_that_only_the_database_knows_are_rejected_alone() -> N
             )
             for n in range(200)
         ]
-        results = TestDevice("global", f"employee:{employee.pk}").push(*lines)
+        results = TestDevice(*SHARED, f"employee:{employee.pk}").push(*lines)
     finally:
         sql("ALTER TABLE entities_orderline DROP CONSTRAINT few")
     assert [n for n, result in enumerate(results) if result["status"] == "rejected"] == [3, 120]
@@ -99,7 +101,7 @@ def test_push_poison_rows_that_only_the_database_knows_are_rejected_alone() -> N
 @pytest.mark.protocol("U3")
 def test_push_unknown_entity_and_read_only_entity_and_field_are_rejected() -> None:
     employee = Employee.objects.create(number=1, first_name="E", last_name="E")
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     results = TestDevice().push(
         create("ghost", x=1),
         update(str(employee.pk), 1, "employee", first_name="X"),
@@ -169,9 +171,9 @@ def test_push_of_many_and_long_names_that_there_are_not_is_answered_and_kept_in_
 @pytest.mark.protocol("U8")
 def test_push_holds_validators_choices_digits_and_unique_of_the_model() -> None:
     who = Employee.objects.create(number=1, first_name="E", last_name="E")
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     values = {"customer_id": str(customer.pk), "employee_id": str(who.pk), "ordered_on": "2026-11-21"}
-    device = TestDevice("global", f"employee:{who.pk}")
+    device = TestDevice(*SHARED, f"employee:{who.pk}")
     wrong: dict[str, Any] = {"status": "lost", "freight": "-1", "freight ": "1.23456", " freight": 1.5}
     results = device.push(*(create("order", **values, **{name.strip(): value}) for name, value in wrong.items()))
     assert [codes(result) for result in results] == [[(name.strip(), "invalid_value")] for name in wrong]

@@ -17,7 +17,18 @@ from sync import candidates, push
 from sync.models import Conflict
 from sync.rules import rules_of
 from sync.wire import Entity
-from tests.integration.sync_support import TestDevice, create, delete, employee, history, order, sql, update
+from tests.integration.sync_support import (
+    SHARED,
+    TestDevice,
+    create,
+    delete,
+    employee,
+    history,
+    new_customer,
+    order,
+    sql,
+    update,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -68,7 +79,7 @@ def test_push_takes_the_same_value_as_no_conflict_and_writes_nothing() -> None:
 
 @pytest.mark.protocol("U10")
 def test_push_field_policy_and_unit_decide_together() -> None:
-    row = str(Customer.objects.create(name="C", address="Obere Str. 57", city="Berlin", fax="1").pk)
+    row = str(new_customer(address="Obere Str. 57", city="Berlin", fax="1").pk)
     Customer.objects.filter(pk=row).update(city="Bonn", fax="2")
     (result,) = TestDevice().push(update(row, 1, "customer", address="Am Markt 1", fax="3"))
     shown = {name: result["row"][name] for name in ("address", "city", "fax")}
@@ -177,7 +188,7 @@ def at(**ago: float) -> str:
 def test_push_latest_wins_compares_when_both_were_made_and_not_when_they_came() -> None:
     who = employee(1)
     row = str(order(who).pk)
-    first, second = TestDevice("global", f"employee:{who}"), TestDevice("global", f"employee:{who}")
+    first, second = TestDevice(*SHARED, f"employee:{who}"), TestDevice(*SHARED, f"employee:{who}")
     assert first.statuses(note(row, "made at three", at(hours=3))) == ["applied"]
     assert second.statuses(note(row, "made at two", at(hours=2))) == ["merged"]
     assert first.statuses(note(row, "made at one, but four", at(hours=4))) == ["conflict"]
@@ -189,7 +200,7 @@ def test_push_latest_wins_compares_when_both_were_made_and_not_when_they_came() 
 def test_push_latest_wins_corrects_a_wrong_clock_and_never_believes_the_future() -> None:
     who = employee(1)
     row = str(order(who).pk)
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     Order.objects.update(note="office")
     # The clock is a day ahead; on ours the change was made an hour before the office's.
     early = note(row, "early", at(hours=-23))
@@ -211,7 +222,7 @@ def test_push_at_the_ends_of_the_calendar_is_answered_and_its_record_can_be_read
     who = employee(1)
     row = str(order(who).pk)
     Order.objects.update(note="office")
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     device.push(note(row, "device", made_at), sent_at=sent_at)
     assert Conflict.objects.get().made_at is not None
 
@@ -220,7 +231,7 @@ def test_push_made_long_before_it_was_sent_is_no_later_than_anything() -> None:
     who = employee(1)
     row = str(order(who).pk)
     Order.objects.update(note="office")
-    device = TestDevice("global", f"employee:{who}")
+    device = TestDevice(*SHARED, f"employee:{who}")
     (result,) = device.push(note(row, "device", "0001-01-05T00:00:00Z"), sent_at="9999-12-25T00:00:00Z")
     assert (result["status"], result["row"]["note"]) == ("conflict", "office")
 
@@ -296,7 +307,7 @@ def test_push_later_edits_of_the_batch_go_on_with_the_row_that_came_back() -> No
 
 @pytest.mark.protocol("U10")
 def test_push_edit_of_a_deleted_row_whose_parent_is_gone_is_rejected_and_kept() -> None:
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     row = contact(customer=customer)
     customer.delete()
     (result,) = TestDevice().push(update(row, 1, phone="2"))

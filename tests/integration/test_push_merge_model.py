@@ -13,7 +13,7 @@ from sync.models import Conflict
 from sync.mutation import Values
 from sync.rules import rules_of
 from sync.wire import entities
-from tests.integration.sync_support import TestDevice, sql, update
+from tests.integration.sync_support import COUNTRY, TestDevice, sql, update
 from tests.unit.merge_model import Edit, Server
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,7 +25,11 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "product": ("name", "discontinued"),
 }
 MODELS: dict[str, type[Any]] = {"customer": Customer, "contact": Contact, "product": Product}
-START = {"customer": {"name": "0"}, "contact": {"first_name": "0"}, "product": {"name": "0", "code": "0"}}
+START = {
+    "customer": {"name": "0", "country": COUNTRY},
+    "contact": {"first_name": "0"},
+    "product": {"name": "0", "code": "0"},
+}
 
 
 def values(entity: str) -> st.SearchStrategy[dict[str, Any]]:

@@ -16,7 +16,17 @@ from sync.models import Conflict, Outcome, Rejection
 from sync.quarantine import Replayed, discard, replay, waiting_with
 from sync.resolve import resolve, stakes_of
 from tests.integration.conflict_support import BOSS, OTHER
-from tests.integration.sync_support import TestDevice, create, delete, employee, history, new_id, update
+from tests.integration.sync_support import (
+    SHARED,
+    TestDevice,
+    create,
+    delete,
+    employee,
+    history,
+    new_customer,
+    new_id,
+    update,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -121,8 +131,8 @@ def test_replayed_mutation_that_the_device_sends_again_is_not_applied_again() ->
 
 def test_replay_goes_beyond_the_devices_scopes_but_not_beyond_what_devices_may_write() -> None:
     who = employee(1)
-    device = TestDevice("global", f"employee:{who}")
-    customer = Customer.objects.create(name="C")
+    device = TestDevice(*SHARED, f"employee:{who}")
+    customer = new_customer()
     other = employee(2)
     made = create("order", customer_id=str(customer.pk), employee_id=other, ordered_on="2026-11-21")
     (rejection,) = refused(device, made)
@@ -176,8 +186,8 @@ def test_replay_that_meets_a_conflict_keeps_it_as_one_of_the_device() -> None:
 
 def test_replay_is_of_the_time_when_the_device_made_it() -> None:
     who = employee(1)
-    device = TestDevice("global", f"employee:{who}")
-    customer = Customer.objects.create(name="C")
+    device = TestDevice(*SHARED, f"employee:{who}")
+    customer = new_customer()
     order = Order.objects.create(customer=customer, employee_id=who, ordered_on="2026-11-21", number="1")
     # The device's clock is a day fast: by it, the change was made later than everything that follows.
     now = timezone.now()
@@ -190,7 +200,7 @@ def test_replay_is_of_the_time_when_the_device_made_it() -> None:
     Order.objects.filter(pk=order.pk).update(note="office")
     rejection = Rejection.objects.get()
     assert rejection.cause == "missing_reference"
-    Customer.objects.create(pk=gone, name="D")
+    new_customer(pk=gone, name="D")
     (done,) = replay(rejection.pk, None, author=BOSS)
     order.refresh_from_db()
     assert (done.status, order.note, str(order.customer_id)) == ("conflict", "office", gone)
@@ -269,8 +279,8 @@ def test_replay_of_one_device_touches_nothing_of_another() -> None:
 
 def grouped() -> tuple[TestDevice, list[dict[str, Any]], list[Rejection]]:
     who = employee(1)
-    device = TestDevice("global", f"employee:{who}")
-    customer = Customer.objects.create(name="C")
+    device = TestDevice(*SHARED, f"employee:{who}")
+    customer = new_customer()
     product = Product.objects.create(code="A", name="A")
     order = create("order", customer_id=str(customer.pk), employee_id=who, ordered_on="2026-11-21")
     lines = [line_of(order["row"], str(product.pk), employee_id=who, quantity=n) for n in (1, 0)]
@@ -382,7 +392,7 @@ def test_replay_of_what_names_no_entity_tells_so() -> None:
 
 
 def test_replay_of_a_delete_of_a_row_that_others_need_is_refused() -> None:
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     order = Order.objects.create(customer=customer, ordered_on="2026-11-21")
     (rejection,) = refused(TestDevice(), delete(str(customer.pk), 1, "customer"))
     with pytest.raises(Invalid) as why:

@@ -17,7 +17,17 @@ from sync.pages.timeline import row_now
 from sync.wire import entities
 from tests.integration.conflict_support import rev_of
 from tests.integration.pages_support import EVIL, clerk, shown, text
-from tests.integration.sync_support import Row, TestDevice, contact, create, delete, employee, new_id, update
+from tests.integration.sync_support import (
+    Row,
+    TestDevice,
+    contact,
+    create,
+    delete,
+    employee,
+    new_customer,
+    new_id,
+    update,
+)
 
 pytestmark = pytest.mark.django_db
 LIST = "/admin/sync/rejection/"
@@ -26,7 +36,7 @@ MEND = ("sync.change_rejection", "entities.view_contact", "entities.change_conta
 
 @pytest.fixture
 def device() -> TestDevice:
-    made = TestDevice("global")
+    made = TestDevice()
     made.device.name = f"Tablet {EVIL}"
     made.device.save()
     return made
@@ -225,7 +235,7 @@ def test_bad_value_comes_back_in_the_form_and_nothing_is_lost(admin_client: Clie
 
 def test_what_only_the_database_refuses_comes_back_in_the_form(admin_client: Client, device: TestDevice) -> None:
     Product.objects.create(code="1", name="Chai")
-    order = Order.objects.create(customer=Customer.objects.create(name="C"), ordered_on="2026-11-21")
+    order = Order.objects.create(customer=new_customer(), ordered_on="2026-11-21")
     rejection = refused(
         device, create("order_line", order_id=str(order.pk), product_id=new_id(), unit_price="1", quantity=1)
     )
@@ -277,7 +287,7 @@ def test_what_waited_for_it_goes_with_it(admin_client: Client, device: TestDevic
 
 
 def test_reference_is_chosen_by_name(admin_client: Client, device: TestDevice) -> None:
-    customer = Customer.objects.create(name="Alfreds Futterkiste")
+    customer = new_customer(name="Alfreds Futterkiste")
     rejection = refused(device, create(first_name="Ana", customer_id=new_id()))
     assert "admin-autocomplete" in shown(admin_client, page(rejection))
     mend(admin_client, rejection, customer_id=str(customer.pk))
@@ -285,7 +295,7 @@ def test_reference_is_chosen_by_name(admin_client: Client, device: TestDevice) -
 
 
 def test_reference_does_not_tell_of_rows_that_the_person_may_not_see(device: TestDevice) -> None:
-    customer = Customer.objects.create(name="A secret customer")
+    customer = new_customer(name="A secret customer")
     rejection = bad_email(device, customer_id=str(customer.pk))
     found = shown(clerk(*MEND), page(rejection))
     assert "A secret customer" not in found
@@ -362,7 +372,7 @@ def test_what_was_kept_comes_back_in_the_form_and_a_discard_forgets_it(
 
 
 def test_delete_is_replayed(admin_client: Client, device: TestDevice) -> None:
-    customer = Customer.objects.create(name="Alfreds Futterkiste")
+    customer = new_customer(name="Alfreds Futterkiste")
     order = Order.objects.create(customer=customer, ordered_on="2026-11-21")
     rejection = refused(device, delete(str(customer.pk), 1, "customer"))
     assert "Alfreds Futterkiste" in shown(admin_client, page(rejection))
@@ -493,7 +503,7 @@ def test_rejections_are_neither_added_nor_deleted_by_hand(admin_client: Client, 
 
 def test_every_type_of_field_survives_the_form(admin_client: Client, device: TestDevice) -> None:
     e = Employee.objects.get(pk=employee(1))
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     device.grant(f"employee:{e.pk}")
     values = {
         "customer_id": str(customer.pk),

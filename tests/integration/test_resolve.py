@@ -13,7 +13,7 @@ from entities.models import Contact, Customer, Order, OrderLine, Product
 from sync.models import Conflict, Decision, Outcome
 from sync.resolve import Invalid, RowMoved, preview_many, resolve, resolve_many, stakes_of, undo
 from tests.integration.conflict_support import BOSS, OTHER, conflict, disputed, rev_of
-from tests.integration.sync_support import TestDevice, employee, history, other_connection, update
+from tests.integration.sync_support import TestDevice, employee, history, new_customer, other_connection, update
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = Conflict.State
@@ -380,7 +380,7 @@ def test_bulk_overwrites_nothing_that_changed_since_and_says_so() -> None:
 
 
 def test_bulk_overwrites_no_server_value_that_somebody_has_put_back() -> None:
-    customer = Customer.objects.create(name="A", fax="1")
+    customer = new_customer(name="A", fax="1")
     mine = Customer.objects.filter(pk=customer.pk)
     mine.update(fax="2")
     assert TestDevice().statuses(update(str(customer.pk), 1, "customer", fax="3")) == ["merged"]
@@ -427,7 +427,7 @@ def test_bulk_never_deletes_a_row_that_was_edited_since() -> None:
 
 
 def test_bulk_takes_no_other_row_along() -> None:
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     child = Contact.objects.create(first_name="Ana", customer=customer)
     found = conflict(TestDevice(), str(customer.pk), {}, {"name": "C"}, op="delete", entity="customer")
     assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["depended_on"]}
@@ -437,7 +437,7 @@ def test_bulk_takes_no_other_row_along() -> None:
 
 
 def test_decision_about_half_of_a_unit_is_refused() -> None:
-    customer = Customer.objects.create(name="A", address="1 Road", city="X")
+    customer = new_customer(name="A", address="1 Road", city="X")
     base, server = {"address": "0 Road", "city": "W"}, {"address": "1 Road", "city": "X"}
     found = conflict(TestDevice(), str(customer.pk), {"city": "Y"}, server, base,
                      entity="customer", fields=["address", "city"])  # fmt: skip
@@ -448,7 +448,7 @@ def test_decision_about_half_of_a_unit_is_refused() -> None:
 
 
 def test_bulk_takes_no_half_of_what_belongs_together() -> None:
-    customer = Customer.objects.create(name="A", address="1 Road", city="X")
+    customer = new_customer(name="A", address="1 Road", city="X")
     found = conflict(TestDevice(), str(customer.pk), {"city": "Y"}, {"address": "1 Road", "city": "X"},
                      entity="customer", fields=["address", "city"])  # fmt: skip
     assert reasons(resolve_many([found.pk], "device", author=BOSS).refused) == {found.pk: ["unknown_values"]}
@@ -501,7 +501,7 @@ def test_preview_tells_what_would_be_and_writes_nothing() -> None:
 
 def _line() -> OrderLine:
     who = employee(Order.objects.count() + 1)
-    customer = Customer.objects.create(name="C")
+    customer = new_customer()
     order = Order.objects.create(customer=customer, employee_id=who, ordered_on="2026-11-21")
     product = Product.objects.create(code=f"P{Product.objects.count()}", name="A")
     return OrderLine.objects.create(order=order, employee_id=who, product=product, unit_price=1)

@@ -9,13 +9,13 @@ from django.test import Client
 from django.utils import timezone
 
 from devices.models import Device
-from entities.models import Contact, Customer, Order, Product
+from entities.models import Contact, Order, Product
 from sync.models import History
 from sync.pages import timeline
 from sync.wire import entities
 from tests.integration.conflict_support import disputed, rev_of
 from tests.integration.pages_support import EVIL, clerk, shown, text
-from tests.integration.sync_support import TestDevice, contact, create, delete, update
+from tests.integration.sync_support import TestDevice, contact, create, delete, new_customer, update
 
 pytestmark = pytest.mark.django_db
 
@@ -52,7 +52,7 @@ def test_timeline_shows_what_a_row_was_created_with(admin_client: Client) -> Non
 
 
 def test_timeline_names_choices_and_rows_that_are_referred_to(admin_client: Client) -> None:
-    first, other = Customer.objects.create(name="Alfreds"), Customer.objects.create(name="Ernst")
+    first, other = new_customer(name="Alfreds"), new_customer(name="Ernst")
     order = Order.objects.create(customer=first, ordered_on="2026-11-21")
     Order.objects.update(customer=other, status="shipped")
     found = shown(admin_client, address(order.pk, entity="order"))
@@ -121,7 +121,7 @@ def test_timeline_hides_conflicts_and_devices_from_who_may_not_see_them() -> Non
 def held(*devices: tuple[str, int | None, int | None]) -> None:
     """Devices with these names; how many minutes ago they called, and how many mutations wait there."""
     for name, minutes, pending in devices:
-        made = TestDevice("global").device
+        made = TestDevice().device
         made.name, made.pending = name, pending
         made.last_seen_at = None if minutes is None else timezone.now() - timedelta(minutes=minutes)
         made.save()

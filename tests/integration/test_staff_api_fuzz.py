@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entities.models import Customer, Order, OrderLine, Product
+from entities.models import Order, OrderLine, Product
 from sync.models import Rejection
 from tests.integration.conflict_support import conflict
 from tests.integration.staff_support import Staff
-from tests.integration.sync_support import TestDevice, employee, update
+from tests.integration.sync_support import TestDevice, employee, new_customer, update
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 NAMES = ["status", "ordered_on", "freight", "note", "customer_id", "quantity", "discount", "unit_price", "hat"]
@@ -36,7 +36,7 @@ def test_staff_api_answers_any_values(fields: dict[str, Any]) -> None:
     staff, device = Staff(), TestDevice()
     who = employee(Order.objects.count() + 1)
     product = Product.objects.create(code=f"P{Product.objects.count()}", name="A")
-    order = Order.objects.create(customer=Customer.objects.create(name="C"), employee_id=who, ordered_on="2026-11-21")
+    order = Order.objects.create(customer=new_customer(), employee_id=who, ordered_on="2026-11-21")
     line = OrderLine.objects.create(order=order, employee_id=who, product=product, unit_price=1)
     device.grant(f"employee:{who}")
     for entity, row in (("order", order), ("order_line", line)):

@@ -20,6 +20,7 @@ from sync.pages.entities import EntityAdmin, register
 from sync.push import push
 from sync.states import Pusher
 from tests.integration.pages_support import EVIL, shown
+from tests.integration.sync_support import SHARED, new_customer
 
 pytestmark = pytest.mark.django_db
 BOSS = "user:admin"  # the user of `admin_client`
@@ -27,12 +28,12 @@ BOSS = "user:admin"  # the user of `admin_client`
 
 @pytest.fixture
 def device() -> Device:
-    return enroll(create_code(["global"]), f"Tablet {EVIL}", "android 16", "1.4.0", "")[0]
+    return enroll(create_code(SHARED), f"Tablet {EVIL}", "android 16", "1.4.0", "")[0]
 
 
 @pytest.fixture
 def customer() -> Customer:
-    return Customer.objects.create(name="Alfreds Futterkiste", city="Berlin")
+    return new_customer(name="Alfreds Futterkiste", city="Berlin")
 
 
 def authors(row: Any) -> list[tuple[str, str]]:

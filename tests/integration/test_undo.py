@@ -10,7 +10,7 @@ from sync.models import Conflict, Decision, Outcome
 from sync.resolve import Invalid, RowMoved, resolve, resolve_many, undo
 from sync.versions import restore_version, version_of
 from tests.integration.conflict_support import BOSS, OTHER, conflict, disputed, rev_of
-from tests.integration.sync_support import TestDevice, history, sql
+from tests.integration.sync_support import TestDevice, history, new_customer, sql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = Conflict.State
@@ -57,7 +57,7 @@ def test_undo_leaves_what_somebody_changed_since_and_says_so() -> None:
 def test_undo_puts_no_half_of_a_unit_back() -> None:
     device, rows = TestDevice(), []
     for _ in range(2):
-        customer = Customer.objects.create(name="C", address="1 Road", city="X")
+        customer = new_customer(address="1 Road", city="X")
         server, sent = {"address": "1 Road", "city": "X"}, {"address": "1 Road", "city": "Y"}
         found = conflict(device, str(customer.pk), sent, server, entity="customer", fields=["address", "city"])
         rows.append((customer, resolve(found.pk, sent, rev=1, author=BOSS)))
@@ -113,7 +113,7 @@ def test_undo_of_a_bulk_goes_back_through_the_decisions_of_one_row() -> None:
 
 
 def test_undo_of_a_delete_brings_the_row_back_with_the_rows_that_went_with_it() -> None:
-    customer = Customer.objects.create(name="C", code="7")
+    customer = new_customer(code="7")
     child = Contact.objects.create(first_name="Ana", customer=customer)
     found = conflict(TestDevice(), str(customer.pk), {}, {"name": "C"}, op="delete", entity="customer")
     decision = resolve(found.pk, None, rev=1, author=BOSS)
@@ -139,7 +139,7 @@ def test_undo_takes_a_row_away_again_only_if_nobody_has_used_it() -> None:
         (lambda row: Customer.objects.filter(pk=row).update(phone="1"), "moved"),
         (lambda row: Contact.objects.create(first_name="Ana", customer_id=row), "depended_on"),
     ):
-        row = str(Customer.objects.create(name="C").pk)
+        row = str(new_customer().pk)
         Customer.objects.filter(pk=row).delete()
         found = conflict(device, row, {"name": "D"}, None, entity="customer")
         decision = resolve(found.pk, {"name": "D"}, rev=2, author=BOSS)
@@ -159,7 +159,7 @@ def test_undo_asks_who_may() -> None:
 
 
 def test_undo_of_a_delete_asks_who_may_of_the_rows_that_went_with_it_too() -> None:
-    customer = Customer.objects.create(name="A")
+    customer = new_customer(name="A")
     Contact.objects.create(first_name="Ana", customer=customer)
     found = conflict(TestDevice(), str(customer.pk), {}, {"name": "A"}, entity="customer", op="delete")
     decision = resolve(found.pk, None, rev=1, author=BOSS)
