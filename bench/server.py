@@ -36,7 +36,7 @@ class Server:
         return psycopg.connect(self.database, autocommit=True)
 
     def devices(self, count: int) -> list[Target]:
-        """New devices that are granted everything."""
+        """New devices that are granted what is for everybody."""
         from devices.enroll import enroll
 
         return [

@@ -28,6 +28,8 @@ STOP_SECONDS_MAX = 20
 MANAGE_SECONDS_MAX = 120
 STARTS_MAX = 3  # a free port may be taken by another program before the server binds it
 LOG_TAIL_BYTES = 6_000
+COUNTRY = "Germany"
+SHARED = ("global", f"country:{COUNTRY}")  # what a device has unless a test says otherwise
 
 _CODE = """
 INSERT INTO devices_enrollmentcode (code_hash, scopes, user_id, created_at, expires_at)
@@ -180,8 +182,8 @@ class Server:
         return made
 
     def enroll(self, *scopes: str, name: str = "a device", user: str | None = None) -> Enrolled:
-        """Enrol a device with these scopes (`global` where none is given) over HTTP."""
-        (code,) = self.codes([scopes or ("global",)], user)
+        """Enrol a device with these scopes (SHARED where none is given) over HTTP."""
+        (code,) = self.codes([scopes or SHARED], user)
         return self.enroll_with(code, name)
 
     def enroll_many(self, scopes: Sequence[Sequence[str]], name: str = "device") -> list[Enrolled]:

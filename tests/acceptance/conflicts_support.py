@@ -8,11 +8,11 @@ from typing import Any
 from playwright.sync_api import Page
 from syncdevice import Replica
 
-from tests.acceptance.acceptance_support import Server
+from tests.acceptance.acceptance_support import SHARED, Server
 
 
 def replica(server: Server, folder: Path, name: str) -> Replica:
-    (code,) = server.codes([["global"]])
+    (code,) = server.codes([SHARED])
     return Replica.enroll(server.url, code, folder / f"{name}.db", name=name)
 
 

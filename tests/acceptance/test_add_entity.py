@@ -16,11 +16,11 @@ from django.test import Client
 from devices.enroll import create_code
 from entities.models import Customer, Employee, Visit
 
-code = create_code(["global", "employee:{employee}"])
+code = create_code(["country:Germany", "employee:{employee}"])
 told = Client().post("/devices/enroll", {{"code": code, "name": "x"}}, "application/json").json()
 headers = {{"authorization": "Bearer " + told["token"]}}
 employee = Employee.objects.create(id="{employee}", number=1, first_name="E", last_name="E")
-customer = Customer.objects.create(name="C")
+customer = Customer.objects.create(name="C", country="Germany")
 Visit.objects.create(customer=customer, employee=employee, made_at="2026-11-21T09:00:00Z", note="from the server")
 values = {{"customer_id": str(customer.pk), "employee_id": str(employee.pk), "made_at": "2026-11-21T10:00:00.5+01:00"}}
 mutation = {{"id": str(uuid.uuid4()), "entity": "visit", "row": str(uuid.uuid4()), "op": "create", "set": values}}

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, StorageState, expect
 from syncdevice import Replica
 
-from tests.acceptance.acceptance_support import Server, running_server
+from tests.acceptance.acceptance_support import COUNTRY, Server, running_server
 from tests.acceptance.browser_support import barriers, logged_in, needs_chromium, opened, staff
 from tests.acceptance.conflicts_support import change, contact, do, met, on, pick, press, replica
 
@@ -94,7 +94,8 @@ def test_reference_is_looked_for_by_its_name(
     browser: Browser, server: Server, anna: StorageState, phone: Replica, tablet: Replica
 ) -> None:
     names = ["Alfreds Futterkiste", "Berglunds snabbköp", "Consolidated Holdings"]
-    ids = [do(phone, "INSERT INTO customer (name) VALUES (?) RETURNING id", name)[0][0] for name in names]
+    insert = "INSERT INTO customer (name, country) VALUES (?, ?) RETURNING id"
+    ids = [do(phone, insert, name, COUNTRY)[0][0] for name in names]
     row = contact(phone, tablet)
     change(phone, row, customer_id=ids[0])
     change(tablet, row, customer_id=ids[1])

@@ -49,7 +49,10 @@ class Day:
         self.sync_legacy()
         with server.connect() as connection:
             ((employee,),) = connection.execute("SELECT id FROM entities_employee WHERE number = 4").fetchall()
-        codes = server.codes([["global", f"employee:{employee}"]] * 2)
+            # Two customers of Northwind have no country, and so would be on no device.
+            connection.execute("UPDATE entities_customer SET country = 'Germany' WHERE country = ''")
+            countries = connection.execute("SELECT DISTINCT 'country:' || country FROM entities_customer").fetchall()
+        codes = server.codes([["global", f"employee:{employee}", *(scope for (scope,) in countries)]] * 2)
         self.nancy, self.margaret = (
             Replica.enroll(server.url, code, folder / f"{name}.db", name=name)
             for code, name in zip(codes, ("nancy", "margaret"), strict=True)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, StorageState, expect
 
-from tests.acceptance.acceptance_support import Server
+from tests.acceptance.acceptance_support import COUNTRY, Server
 from tests.acceptance.browser_support import needs_chromium, opened
 
 pytestmark = needs_chromium
@@ -36,7 +36,7 @@ def seen(server: Server) -> Seen:
         answer = httpx.post(f"{server.url}/sync/push", json=body, headers=device.headers)
         return answer.raise_for_status().json()["results"][0]
 
-    push("create", None, {"name": NAME, "phone": "030-0074321"})
+    push("create", None, {"name": NAME, "country": COUNTRY, "phone": "030-0074321"})
     with server.connect() as other:
         other.execute("UPDATE entities_customer SET phone = '030-1111111' WHERE id = %s", [customer])
     conflict = push("update", 1, {"phone": "030-2222222"})

@@ -39,7 +39,7 @@ class Till:
     """A device that sends one change of one product after another."""
 
     def __init__(self, server: Server) -> None:
-        self.server, self.device, self.sent = server, server.enroll("global"), 0
+        self.server, self.device, self.sent = server, server.enroll(), 0
         made = "from entities.models import Product; print(Product.objects.create(code='A', name='0').pk, end='')"
         self.product = server.manage("shell", "--no-imports", "-c", made)
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, StorageState, expect
 from syncdevice import Replica
 
-from tests.acceptance.acceptance_support import Server
+from tests.acceptance.acceptance_support import COUNTRY, SHARED, Server
 from tests.acceptance.browser_support import barriers, needs_chromium, opened
 
 pytestmark = needs_chromium
@@ -20,7 +20,7 @@ NARROW = {"width": 390, "height": 800}
 
 @pytest.fixture
 def phone(server: Server, tmp_path: Path) -> Replica:
-    (code,) = server.codes([["global"]])
+    (code,) = server.codes([SHARED])
     return Replica.enroll(server.url, code, tmp_path / "phone.db", name=f"phone {uuid.uuid4().hex[:6]}")
 
 
@@ -110,7 +110,7 @@ def test_refused_change_is_discarded_and_its_device_learns_why(server: Server, p
 
 def test_reference_is_looked_up_by_typing(server: Server, phone: Replica, page: Page) -> None:
     name = f"Alfreds {uuid.uuid4().hex[:6]}"
-    do(phone, "INSERT INTO customer (name) VALUES (?)", name)
+    do(phone, "INSERT INTO customer (name, country) VALUES (?, ?)", name, COUNTRY)
     row, address = refused(phone, server)
     page.goto(address)
     page.get_by_text("other fields of the new row").click()

@@ -34,15 +34,14 @@ class Caller:
     """An enrolled device with rows to pull, and its newest bearer and pull tokens; and an administrator's token."""
 
     def __init__(self, server: Server) -> None:
-        device = server.enroll("global", name="schemathesis")
+        device = server.enroll(name="schemathesis")
         self.url = server.url
         self.headers = device.headers
         name, _ = server.superuser("schemathesis")
         self.staff = {"Authorization": f"Token {server.manage('drf_create_token', name).split()[2]}"}
         with server.connect() as other:
-            other.execute("INSERT INTO entities_employee (id, number, first_name, last_name, title, phone, extension,"
-                          " notes) VALUES (gen_random_uuid(), 1, 'Nancy', 'Davolio', '', '', '', '')"
-                          " ON CONFLICT DO NOTHING")  # fmt: skip
+            other.execute("INSERT INTO entities_contact (id, first_name, last_name, title, email, phone, note)"
+                          " VALUES (gen_random_uuid(), 'Maria', 'Anders', '', '', '', '')")  # fmt: skip
         page = httpx.get(f"{self.url}/sync/pull", headers=self.headers).json()
         self.pull_token = page["token"]
 

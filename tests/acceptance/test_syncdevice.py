@@ -14,20 +14,20 @@ import httpx
 import pytest
 from syncdevice import Busy, DeviceRevoked, NotReachable, Replica, Unusable
 
-from tests.acceptance.acceptance_support import Server, running_server
+from tests.acceptance.acceptance_support import SHARED, Server, running_server
 
 SECONDS_MAX = 60
 
 
 @pytest.fixture
 def phone(server: Server, tmp_path: Path) -> Replica:
-    (code,) = server.codes([["global"]])
+    (code,) = server.codes([SHARED])
     return Replica.enroll(server.url, code, tmp_path / "phone.db", name="phone")
 
 
 @pytest.fixture
 def tablet(server: Server, tmp_path: Path) -> Replica:
-    (code,) = server.codes([["global"]])
+    (code,) = server.codes([SHARED])
     return Replica.enroll(server.url, code, tmp_path / "tablet.db", name="tablet")
 
 
@@ -210,7 +210,7 @@ def private(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_sync_waits_in_the_outbox_while_the_server_is_down(private: Server, tmp_path: Path) -> None:
-    (code,) = private.codes([["global"]])
+    (code,) = private.codes([SHARED])
     replica = Replica.enroll(private.url, code, tmp_path / "phone.db", name="phone", retry_seconds=0)
     new_contact(replica, "offline")
     private.kill()
@@ -223,7 +223,7 @@ def test_sync_waits_in_the_outbox_while_the_server_is_down(private: Server, tmp_
 
 def test_command_line_from_enrolment_to_log(server: Server, tmp_path: Path) -> None:
     file = str(tmp_path / "cli.db")
-    (code,) = server.codes([["global"]])
+    (code,) = server.codes([SHARED])
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "syncdevice.cli", *arguments]

@@ -11,14 +11,14 @@ import pytest
 from syncdevice import Outcome, Replica
 
 from syncserver.environment import BASE_DIR
-from tests.acceptance.acceptance_support import Server
+from tests.acceptance.acceptance_support import COUNTRY, SHARED, Server
 
 SECONDS_MAX = 60
 
 
 @pytest.fixture
 def replicas(server: Server, tmp_path: Path) -> list[Replica]:
-    codes = server.codes([["global"], ["global"]])
+    codes = server.codes([SHARED] * 2)
     return [
         Replica.enroll(server.url, code, tmp_path / f"{name}.db", name=name)
         for name, code in zip(("phone", "tablet"), codes, strict=True)
@@ -88,7 +88,7 @@ def test_sync_knows_from_the_answer_whether_a_person_has_to_decide(
     replicas: list[Replica], field: str, state: str
 ) -> None:
     phone, tablet = replicas
-    row = str(do(phone, "INSERT INTO customer (name) VALUES ('C') RETURNING id")[0][0])
+    row = str(do(phone, "INSERT INTO customer (name, country) VALUES ('C', ?) RETURNING id", COUNTRY)[0][0])
     phone.sync()
     tablet.sync()
     for replica, value in ((tablet, "theirs"), (phone, "mine")):
