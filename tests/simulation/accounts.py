@@ -11,6 +11,7 @@ from tests.simulation.device import Device, Made
 from tests.simulation.ledger import Change, Ledger
 from tests.simulation.oracle import TABLES, Key, equal
 from tests.simulation.reference import Expected, Unsure, expect
+from tests.simulation.sight import scopes_of
 from tests.simulation.world import World
 
 COUNTER = ("product", "units_in_stock")
@@ -140,6 +141,7 @@ class Accounts:
         """A device replaces no value of others that it had not seen, unless the dispute is on record."""
         key = (mutation.entity, mutation.row)
         assert change.op in WRITTEN[mutation.op], f"{name}: {change}"
+        self._check_slice(name, mutation, change)
         if change.op == "update":
             for field, amount in mutation.add.items():
                 delta = int(change.new.get(field, 0)) - int(change.old.get(field, 0))
@@ -154,6 +156,15 @@ class Accounts:
             if unseen and other.author != change.author and other.mutation not in batch and other.op == "update":
                 lost = {field for field in replaced & other.new.keys() if self._stood(key, field, other, change)}
                 assert not lost, f"{name} replaced {lost} of {other} without a record"
+
+    def _check_slice(self, name: str, mutation: Made, change: Change) -> None:
+        """The row was in the device's scopes before and after."""
+        device, key = str(self.results[mutation.id]["device"]), (mutation.entity, mutation.row)
+        scopes = self.world.granted(device, self.ledger.answers[mutation.id].began)
+        for rev in (change.rev - 1, change.rev) if key in self.ledger.states else ():
+            if (state := self.ledger.states[key].get(rev)) is not None:
+                seen = scopes_of(mutation.entity, {"id": mutation.row, **state}) & scopes
+                assert seen, f"{name} wrote {state} with {sorted(scopes)}"
 
     def _stood(self, key: Key, field: str, other: Change, change: Change) -> bool:
         """Whether another's value was still there when a device wrote; the device may have replaced it before."""

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ from syncdevice.transport import http_date
 
 from tests.simulation.edits import Desk, Edit
 from tests.simulation.faults import Faults, Network, Recorder, run_and_kill
+from tests.simulation.sight import check_answer
 
 RETRY_SECONDS = 60.0  # without pauses: the simulation sets the first pause to 0
 MADE_MINUTES_MAX = 180  # before, or by a clock that was set since, after now
@@ -58,8 +58,11 @@ class Device:
         retry_seconds = 0.0 if faults.budget is None else RETRY_SECONDS
         module: Any = syncdevice.replica
         module._now = lambda: http_date(datetime.now(UTC) + self.skew)
-        http = Network(inner or self.inner, faults, mailbox)
+        http = Network(inner or self.inner, faults, mailbox, self._check)
         return Replica(self.path, http=http, retry_seconds=retry_seconds)
+
+    def _check(self, request: httpx.Request, answer: httpx.Response) -> None:
+        check_answer(request, answer, self.scopes)
 
     @contextmanager
     def open(self) -> Iterator[sqlite3.Connection | None]:
@@ -69,23 +72,15 @@ class Device:
             conn.execute("PRAGMA synchronous = OFF")
             yield conn if made else None
 
-    def edit(
-        self,
-        conn: sqlite3.Connection,
-        edit: Edit,
-        rng: Random,
-        employees: list[str],
-        reserved: frozenset[str],
-        invalid: bool,
-    ) -> str | None:
+    def edit(self, desk: Desk, edit: Edit, invalid: bool) -> str | None:
         """Let the user do something; None where there was nothing to do it with."""
-        what = edit(Desk(conn, rng, employees, reserved))
+        what = edit(desk)
         # It was made some time ago, by the device's own clock.
-        ago = timedelta(minutes=rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
+        ago = timedelta(minutes=desk.rng.randint(-MADE_MINUTES_MAX, MADE_MINUTES_MAX))
         made_at = http_date(datetime.now(UTC) + self.skew - ago)
-        conn.execute("UPDATE _sync_outbox SET made_at = ? WHERE seq > ?", (made_at, self.outbox_seen))
-        conn.commit()
-        self._note_outbox(conn, invalid)
+        desk.conn.execute("UPDATE _sync_outbox SET made_at = ? WHERE seq > ?", (made_at, self.outbox_seen))
+        desk.conn.commit()
+        self._note_outbox(desk.conn, invalid)
         return what
 
     def _note_outbox(self, conn: Any, invalid: bool) -> None:

@@ -12,6 +12,7 @@ HOT_ROWS, HOT_SHARE = 2, 0.5  # the rows that everybody changes, and how often i
 LONG_NOTE = "long " * 1_100  # two of them are more than a note may be
 WORDS = ("Ana", "Bé", "Chai's", "Dörte", "", 'Ed "x"', "漢字", "f", "g\nh")
 CITIES = ("Bern", "Oslo", "Rome")
+COUNTRIES = ("Chile", "Kenya", "Norway")
 STATUSES = ("draft", "confirmed", "shipped", "cancelled")
 
 
@@ -21,7 +22,8 @@ class Desk:
 
     conn: sqlite3.Connection
     rng: Random
-    employees: Sequence[str]  # of all orders there are; some may be out of the device's scopes
+    employees: Sequence[str]  # whose orders there may be; some may be out of the device's scopes
+    countries: Sequence[str]  # of customers; the same
     reserved: frozenset[str]  # rows that only the server's own writers change
 
     def pick(self, entity: str, where: str = "true") -> str | None:
@@ -111,16 +113,25 @@ def change_of_mind(desk: Desk) -> str | None:
 
 
 def create_customer(desk: Desk) -> str:
-    row = desk.new_id()
-    desk.run("INSERT INTO customer (id, name, city) VALUES (?, 'Shop', ?)", row, desk.rng.choice(CITIES))
-    return f"create customer {row}"
+    row, country = desk.new_id(), desk.rng.choice(desk.countries)
+    city = desk.rng.choice(CITIES)
+    desk.run("INSERT INTO customer (id, name, city, country) VALUES (?, 'Shop', ?, ?)", row, city, country)
+    return f"create customer {row} in {country}"
 
 
 def update_customer(desk: Desk) -> str | None:
     if row := desk.pick("customer"):
-        column = desk.rng.choice(("city", "phone", "address", "country"))
+        column = desk.rng.choice(("city", "phone", "address"))
         desk.run(f"UPDATE customer SET {column} = ? WHERE id = ?", desk.rng.choice(CITIES), row)
     return row and f"update customer {row}"
+
+
+def send_customer_abroad(desk: Desk) -> str | None:
+    if row := desk.pick("customer"):
+        country = desk.rng.choice(desk.countries)
+        desk.run("UPDATE customer SET country = ? WHERE id = ?", country, row)
+        return f"send customer {row} to {country}"
+    return None
 
 
 def update_customer_twice(desk: Desk) -> str | None:
@@ -319,6 +330,7 @@ EDITS: Sequence[tuple[Edit, int]] = (
     (create_customer, 2),
     (update_customer, 10),
     (update_customer_twice, 2),
+    (send_customer_abroad, 4),
     (delete_customer, 1),
     (take_stock, 10),
     (take_stock_of_all, 1),

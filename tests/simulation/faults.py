@@ -17,6 +17,7 @@ import httpx
 import syncdevice.database
 
 KINDS = ("lost request", "lost response", "duplicate", "twice at once", "late", "late copy", "busy", "too large")
+Check = Callable[[httpx.Request, httpx.Response], None]
 LIMITS = (1, 3, 7, 20, 10_000, 10_000, 10_000)  # rows of a page
 
 
@@ -44,10 +45,15 @@ class Faults:
 
 
 class Network(httpx.BaseTransport):
-    """A device's way to the server, through `inner`, which stays open. `mailbox` takes what arrives later."""
+    """A device's way to the server, through `inner`, which stays open. `mailbox` takes what arrives later.
 
-    def __init__(self, inner: httpx.BaseTransport, faults: Faults, mailbox: list[httpx.Request]) -> None:
-        self._inner, self._faults, self._mailbox = inner, faults, mailbox
+    `check` looks at every answer, also where it does not arrive.
+    """
+
+    def __init__(
+        self, inner: httpx.BaseTransport, faults: Faults, mailbox: list[httpx.Request], check: Check | None = None
+    ) -> None:
+        self._inner, self._faults, self._mailbox, self._check = inner, faults, mailbox, check
 
     def close(self) -> None:
         """Nothing: `inner` serves all devices."""
@@ -84,6 +90,8 @@ class Network(httpx.BaseTransport):
     def _send(self, request: httpx.Request) -> httpx.Response:
         answer = self._inner.handle_request(request)
         answer.read()
+        if self._check is not None:
+            self._check(request, answer)
         return answer
 
     def _send_at_once(self, request: httpx.Request) -> httpx.Response:

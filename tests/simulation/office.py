@@ -9,7 +9,7 @@ from django.db.models import F
 from django.db.models.deletion import ProtectedError
 
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
-from tests.simulation.edits import CITIES, LONG_NOTE, STATUSES, WORDS
+from tests.simulation.edits import CITIES, COUNTRIES, LONG_NOTE, STATUSES, WORDS
 from tests.simulation.world import World
 
 Writer = Callable[[World], str | None]
@@ -32,6 +32,15 @@ def _save_customer(world: World) -> str | None:
     return customer and f"ORM saves customer {customer.pk}"
 
 
+def _send_abroad(world: World) -> str | None:
+    if customer := world.pick(Customer):
+        country = world.rng.choice(HOMES)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE entities_customer SET country = %s WHERE id = %s", [country, customer.pk])
+        return f"SQL sends customer {customer.pk} to {country or 'nowhere'}"
+    return None
+
+
 def _save_contact(world: World) -> str | None:
     if contact := world.pick(Contact):
         contact.title = f"by the office {world.rng.randrange(10)}"
@@ -39,10 +48,12 @@ def _save_contact(world: World) -> str | None:
     return contact and f"ORM saves contact {contact.pk}"
 
 
+HOMES = (*COUNTRIES, *COUNTRIES, "")  # a customer without a country is on no device
+
 # What devices change as well: by model, the fields with what is entered there.
 RIVALRY: Sequence[tuple[type[models.Model], Mapping[str, Sequence[Any]]]] = (
     (Contact, {"phone": WORDS, "title": WORDS, "last_name": WORDS, "note": (*WORDS, LONG_NOTE)}),
-    (Customer, {"city": CITIES, "address": CITIES, "country": CITIES, "phone": CITIES, "fax": CITIES}),
+    (Customer, {"city": CITIES, "address": CITIES, "country": HOMES, "phone": CITIES, "fax": CITIES}),
     (Product, {"discontinued": (True, False), "reorder_level": range(4), "category": WORDS}),
     (Order, {"note": WORDS, "status": STATUSES, "ship_city": CITIES, "ship_name": WORDS}),
     (OrderLine, {"quantity": range(1, 9), "discount": (Decimal("0.05"), Decimal("0.5"))}),
@@ -217,6 +228,13 @@ def _employee(world: World) -> str:
     return f"employee {row} has another title"
 
 
+def _reports_to(world: World) -> str:
+    row, boss = world.rng.sample(world.employee_ids, 2)
+    to = boss if world.rng.random() < 0.8 else None
+    Employee.objects.filter(pk=row).update(reports_to=to)
+    return f"employee {row} reports to {to or 'nobody'}"
+
+
 def _pairs(world: World) -> str:
     return world.write_pairs()
 
@@ -232,6 +250,7 @@ def _pin(world: World) -> str:
 WRITERS: Sequence[tuple[Writer, float]] = (
     (_rival, 18),
     (_save_customer, 4),
+    (_send_abroad, 3),
     (_save_contact, 4),
     (_queryset_update, 2),
     (_raw_update, 1),
@@ -254,6 +273,7 @@ WRITERS: Sequence[tuple[Writer, float]] = (
     (_stock, 4),
     (_secret, 1),
     (_employee, 1),
+    (_reports_to, 3),
     (_pairs, 5),
     (_pin, 1),
 )

@@ -14,10 +14,10 @@ from uuid import UUID
 from django.db import connection
 
 from tests.simulation.device import Device
+from tests.simulation.sight import HIDDEN, Rows, visible
 from tests.simulation.world import World
 
 Key = tuple[str, str]
-Rows = dict[str, dict[str, dict[str, Any]]]
 
 TABLES = {
     "employee": "entities_employee",
@@ -27,8 +27,6 @@ TABLES = {
     "order": "entities_order",
     "order_line": "entities_orderline",
 }
-SCOPED = frozenset({"order", "order_line"})  # by their employee; all other rows are global
-HIDDEN = {"product": {"unit_cost"}}
 READ_ONLY = {
     "customer": {"code"},
     "product": {"code", "unit_price"},
@@ -73,16 +71,6 @@ def _as_column(value: Any) -> Any:
         case date():
             return value.isoformat()
     return value
-
-
-def visible(rows: Rows, scopes: Iterable[str]) -> Rows:
-    """The rows in these scopes."""
-    granted = set(scopes)
-
-    def seen(entity: str, row: Mapping[str, Any]) -> bool:
-        return (f"employee:{row['employee_id']}" if entity in SCOPED else "global") in granted
-
-    return {entity: {i: row for i, row in found.items() if seen(entity, row)} for entity, found in rows.items()}
 
 
 def device_rows(path: Path) -> tuple[Rows, dict[Key, list[dict[str, Any]]]]:

@@ -26,7 +26,11 @@ def move_customer(desk: Desk) -> str | None:
     """An address as a whole, with a number in it that nobody else has."""
     if row := desk.pick("customer"):
         street, city = f"{desk.rng.randrange(1000)} Main St", desk.rng.choice(CITIES)
-        desk.run("UPDATE customer SET address = ?, city = ?, postal_code = 'P' WHERE id = ?", street, city, row)
+        country = desk.rng.choice(desk.countries)
+        desk.run(
+            "UPDATE customer SET address = ?, city = ?, postal_code = 'P', country = ? WHERE id = ?",
+            *(street, city, country, row),
+        )
     return row and f"move customer {row}"
 
 

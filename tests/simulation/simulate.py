@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.simulation.accounts import Accounts
 from tests.simulation.administrators import Administrators
 from tests.simulation.decisions import check_decisions, check_outcomes
 from tests.simulation.device import Device
-from tests.simulation.edits import EDITS, INVALID_EDITS
+from tests.simulation.edits import COUNTRIES, EDITS, INVALID_EDITS, Desk
 from tests.simulation.faults import LIMITS, Faults, Network
 from tests.simulation.rivalry import RIVAL_EDITS
 from tests.simulation.world import World
@@ -58,7 +58,9 @@ class Simulation:
 
     def _enroll(self, name: str) -> Device:
         employees = self.rng.sample(self.world.employee_ids, self.rng.randint(0, 2))
-        return self._new_device(name, {"global", *(f"employee:{employee}" for employee in employees)})
+        countries = self.rng.sample(COUNTRIES, self.rng.randint(1, len(COUNTRIES)))
+        scopes = {f"employee:{each}" for each in employees} | {f"country:{each}" for each in countries}
+        return self._new_device(name, {"global", *scopes})
 
     def _new_device(self, name: str, scopes: set[str]) -> Device:
         self._serial += 1
@@ -71,7 +73,9 @@ class Simulation:
     def _enrolled(self, code: str, path: Path, name: str) -> str:
         """The new device's id."""
         way = Network(self.world.inner, Faults(self.rng), [])
-        return Replica.enroll(self.world.url, code, path, name=name, http=way).status().device
+        id = Replica.enroll(self.world.url, code, path, name=name, http=way).status().device
+        self.world.note_grants(id)
+        return id
 
     def _enroll_anew(self, device: Device) -> str:
         """The same file becomes another device; its outbox stays, the old device is revoked."""
@@ -119,11 +123,15 @@ class Simulation:
         else:
             edits, weights = zip(*EDITS, *RIVAL_EDITS, strict=True)
             (edit,) = self.rng.choices(edits, weights)
-        # Now and then an order of an employee who is none of this device's.
-        own = [scope.partition(":")[2] for scope in sorted(device.scopes - {"global"})]
-        employees = self.world.employee_ids if not own or self.rng.random() < 0.1 else own
-        what = device.edit(conn, edit, self.rng, employees, self.world.reserved, invalid)
+        employees = self._mostly_own(device, "employee", self.world.employee_ids)
+        countries = self._mostly_own(device, "country", COUNTRIES)
+        what = device.edit(Desk(conn, self.rng, employees, countries, self.world.reserved), edit, invalid)
         return what or f"{edit.__name__}: nothing to do"
+
+    def _mostly_own(self, device: Device, name: str, everything: Sequence[str]) -> Sequence[str]:
+        """The values of the device's scopes of this name; now and then those that are none of its own too."""
+        own = [scope.removeprefix(f"{name}:") for scope in sorted(device.scopes) if scope.startswith(f"{name}:")]
+        return everything if not own or self.rng.random() < 0.1 else own
 
     def sync(self) -> str:
         """One that goes through at last, with or without faults, other writers and edits in between."""
@@ -200,12 +208,11 @@ class Simulation:
 
     def grants(self) -> str:
         device = self._any_device()
-        without_all = "global" not in device.scopes
-        scope = (
-            "global"
-            if self.rng.random() < (0.5 if without_all else 0.05)
-            else f"employee:{self.rng.choice(self.world.employee_ids)}"
+        scope = self.rng.choice(
+            (f"employee:{self.rng.choice(self.world.employee_ids)}", f"country:{self.rng.choice(COUNTRIES)}")
         )
+        if self.rng.random() < (0.05 if "global" in device.scopes else 0.5):
+            scope = "global"
         self.world.change_grant(device.id, scope, scope in device.scopes)
         device.scopes ^= {scope}
         return f"{device.name} {'gets' if scope in device.scopes else 'loses'} {scope}"
@@ -277,7 +284,7 @@ STEPS: tuple[tuple[Step, float], ...] = (
     (Simulation.office, 18),
     (Simulation.administrator, 9),
     (Simulation.late, 3),
-    (Simulation.grants, 3),
+    (Simulation.grants, 4),
     (Simulation.deliver, 2),
     (Simulation.prune, 1),
     (Simulation.epoch, 0.5),

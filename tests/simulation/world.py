@@ -1,9 +1,10 @@
 """The server's side of the simulation: its data, and everybody else who writes to them."""
 
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -19,7 +20,7 @@ from devices.models import Device as ServerDevice
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.prune import prune
 from sync.wire import entities
-from tests.simulation.edits import HOT_ROWS, HOT_SHARE
+from tests.simulation.edits import COUNTRIES, HOT_ROWS, HOT_SHARE
 from tests.simulation.faults import Recorder
 
 EMPLOYEES = 3
@@ -45,6 +46,7 @@ class World:
         self.stock: Counter[str] = Counter()  # what the server's own writers added, with what there was, by product
         self.forgotten: set[tuple[str, str]] = set()  # rows whose tombstone was pruned
         self.entered: list[tuple[str, str, str, Any]] = []  # by the office: table, row, field and value
+        self._granted: dict[str, list[tuple[datetime, frozenset[str]]]] = defaultdict(list)
         self._address = address
         self._other = psycopg.connect(address, autocommit=True)  # another program, also used by other threads
         self._empty()
@@ -72,8 +74,12 @@ class World:
                 Employee.objects.create(id=self.new_id(), number=number, first_name="E", last_name=str(number))
                 for number in range(EMPLOYEES)
             ]
+            Employee.objects.filter(number__gt=0).update(reports_to=self.employees[0])
             customers = [
-                Customer.objects.create(id=self.new_id(), code=f"C{n}", name=f"Shop {n}", city="Bern") for n in range(6)
+                Customer.objects.create(
+                    id=self.new_id(), code=f"C{n}", name=f"Shop {n}", city="Bern", country=COUNTRIES[n % len(COUNTRIES)]
+                )
+                for n in range(6)
             ]
             products = [
                 Product.objects.create(
@@ -122,6 +128,15 @@ class World:
             revoke_scope(scope, holder)
         else:
             grant(scope, holder)
+        self.note_grants(device_id)
+
+    def note_grants(self, device_id: str) -> None:
+        granted = frozenset(ServerDevice.objects.get(pk=device_id).scopes)
+        self._granted[device_id].append((datetime.now(UTC), granted))
+
+    def granted(self, device_id: str, at: datetime) -> frozenset[str]:
+        """The scopes that a device had at that moment."""
+        return max(found for found in self._granted[device_id] if found[0] <= at)[1]
 
     def revoke(self, device_id: str) -> None:
         revoke(ServerDevice.objects.get(pk=device_id))
