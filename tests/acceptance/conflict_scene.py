@@ -16,7 +16,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 
 from devices.enroll import create_code, enroll
-from devices.models import Device
+from devices.models import Device, Grant
 from entities.models import Contact, Customer, Employee, Order, OrderLine, Product
 from sync.capture import authored
 from sync.models import Conflict, History, Rejection
@@ -63,10 +63,16 @@ class Scene:
         self.boss = User.objects.filter(is_superuser=True).first()
         names = {"nancy": "Nancy Davolio", "andrew": "Andrew Fuller", "janet": "Janet Leverling"}
         users = {name: User.objects.create_user(name, first_name=full.split()[0]) for name, full in names.items()}
-        tablets = [("Tablet 3", "nancy"), ("Nancy's phone", "nancy"), ("Tablet 7", "andrew"), ("Van 2", "janet")]
+        tablets = [
+            ("Tablet 3", "nancy", ("Germany", "Switzerland")),
+            ("Nancy's phone", "nancy", ("Germany", "Switzerland")),
+            ("Tablet 7", "andrew", ("Norway", "Sweden")),
+            ("Van 2", "janet", ("France", "UK")),
+        ]
         self.devices: dict[str, Device] = {}
-        for name, user in tablets:
-            device, _ = enroll(create_code(["global"], users[user]), name, "android 16", "1.4.0", "")
+        for name, user, countries in tablets:
+            scopes = ["global", *(f"country:{country}" for country in countries)]
+            device, _ = enroll(create_code(scopes, users[user]), name, "android 16", "1.4.0", "")
             Device.objects.filter(pk=device.pk).update(
                 last_seen_at=self.now - timedelta(minutes=3 + 9 * len(self.devices))
             )
@@ -104,6 +110,7 @@ class Scene:
                 for row in read("products")[:20]
             ]
             self.employee = Employee.objects.create(number=1, first_name="Nancy", last_name="Davolio")
+            Grant.objects.create(device=self.devices["Nancy's phone"], scope=f"employee:{self.employee.pk}")
             self.orders = [
                 Order.objects.create(
                     number=row["OrderID"],

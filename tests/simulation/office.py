@@ -250,7 +250,7 @@ def _pin(world: World) -> str:
 WRITERS: Sequence[tuple[Writer, float]] = (
     (_rival, 18),
     (_save_customer, 4),
-    (_send_abroad, 3),
+    (_send_abroad, 4),
     (_save_contact, 4),
     (_queryset_update, 2),
     (_raw_update, 1),
@@ -273,7 +273,7 @@ WRITERS: Sequence[tuple[Writer, float]] = (
     (_stock, 4),
     (_secret, 1),
     (_employee, 1),
-    (_reports_to, 3),
+    (_reports_to, 5),
     (_pairs, 5),
     (_pin, 1),
 )

@@ -284,7 +284,7 @@ STEPS: tuple[tuple[Step, float], ...] = (
     (Simulation.office, 18),
     (Simulation.administrator, 9),
     (Simulation.late, 3),
-    (Simulation.grants, 4),
+    (Simulation.grants, 5),
     (Simulation.deliver, 2),
     (Simulation.prune, 1),
     (Simulation.epoch, 0.5),
