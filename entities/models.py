@@ -149,8 +149,6 @@ class Order(Row):
 @synced(scopes=[scope("employee", "order__employee_id")], conflict="device_wins", delete_conflict="manual")
 class OrderLine(Row):
     order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
-    # The order's employee, carried here so that a line syncs to the same devices as its order.
-    employee = models.ForeignKey(Employee, models.PROTECT, null=True, blank=True)
     product = models.ForeignKey(Product, models.PROTECT)
     unit_price = models.DecimalField(max_digits=12, decimal_places=4, validators=[MinValueValidator(0)])
     quantity = models.IntegerField(default=1, validators=[MinValueValidator(1)])

@@ -73,7 +73,6 @@ class Rows:
     parent: str
     place: Place
     fields: tuple[F, ...]
-    copied: tuple[str, ...] = ()  # fields of ours that repeat the record's
     wins: Wins | None = None  # who wins where both changed them, if not as in the rest of the mapping
 
     @cached_property
@@ -95,10 +94,6 @@ class Rows:
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(self.readers)
-
-    @cached_property
-    def columns_copied(self) -> tuple[str, ...]:
-        return tuple(attname(self.model, name) for name in self.copied)
 
     @property
     def parent_column(self) -> str:

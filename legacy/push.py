@@ -183,8 +183,9 @@ def _deliver(
     fresh = _take(exchange, mapping, record, row)  # what they changed meanwhile, or made of a new record: its number
     link = exchange.links_of(mapping.name, [row])[0]
     if fresh and (names := _news(mapping, fresh, link, held)):
-        known = exchange.links_of(mapping.rows.name, list(fresh.copies)) if mapping.rows else []
-        new_rows = fresh.copies.keys() - {str(each.row) for each in known}
+        members = _members(mapping, fresh)
+        known = exchange.links_of(mapping.rows.name, members) if mapping.rows else []
+        new_rows = set(members) - {str(each.row) for each in known}
         values = _outgoing(mapping, mapping.theirs(fresh.document, exchange.key_of, new_rows))
         exchange.connector.update(mapping.source, record, values, mapping.places_of(names) & values.keys())
         record = _fetch(exchange, mapping, record.key)
@@ -197,6 +198,11 @@ def _deliver(
     exchange.count(mapping, what)
 
 
+def _members(mapping: Declared, ours: Ours) -> list[str]:
+    """The ids of the rows that belong to this one."""
+    return list(ours.document[mapping.rows.place]) if mapping.rows else []
+
+
 def _create(exchange: Exchange, mapping: Declared, row: str, ours: Ours) -> Record:
     """Make the record, unless an earlier run did whose answer was lost, and link it."""
     marker = MARKER + row
@@ -204,7 +210,7 @@ def _create(exchange: Exchange, mapping: Declared, row: str, ours: Ours) -> Reco
         record = _fetch(exchange, mapping, key)
         sent = None
     else:
-        values = _outgoing(mapping, mapping.theirs(ours.document, exchange.key_of, new_rows=ours.copies))
+        values = _outgoing(mapping, mapping.theirs(ours.document, exchange.key_of, new_rows=_members(mapping, ours)))
         early = {place: value for place, value in values.items() if place not in mapping.late_places}
         exchange.confirm()
         record = _fetch(exchange, mapping, exchange.connector.create(mapping.source, marker, early))

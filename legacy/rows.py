@@ -25,7 +25,6 @@ class Ours:
 
     row: str
     document: Document
-    copies: dict[str, Document] = field(default_factory=dict)  # what each member repeats of it, by the member's id
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,10 @@ def read(mapping: Declared, rows: Collection[str], lock: bool = False) -> dict[s
     if part := mapping.rows:
         for each in ours.values():
             each.document[part.place] = {}
-        names = (part.parent_column, *part.columns_copied, *part.names)
+        names = (part.parent_column, *part.names)
         members = part.model._default_manager.filter(**{f"{part.parent}__in": list(ours)}).order_by("pk")
         for key, document in _documents(part.model, names, members):
             owner = ours[document[part.parent_column]]
-            owner.copies[key] = {name: document[name] for name in part.columns_copied}
             owner.document[part.place][key] = {name: document[name] for name in part.names}
     return ours
 
@@ -109,19 +107,15 @@ def _write_members(part: Rows, plans: Sequence[Plan], kept: Mapping[str, Documen
         now = plan.now.document if plan.now else {}
         there: Mapping[str, Document] = now.get(part.place, {})
         wanted = plan.changes.get(part.place, there)
-        whole = now | plan.changes
-        copied = {name: whole[name] for name in part.columns_copied}
         for key, values in wanted.items():
             if key not in there:
-                made.append((key, {**values, **copied, part.parent_column: plan.row}))
-                continue
-            before = there[key] | (plan.now.copies[key] if plan.now else {})
-            if news := {name: value for name, value in (values | copied).items() if before.get(name) != value}:
+                made.append((key, {**values, part.parent_column: plan.row}))
+            elif news := {name: value for name, value in values.items() if there[key].get(name) != value}:
                 altered.append((key, news))
         gone += there.keys() - wanted.keys()
     if gone:
         part.model._default_manager.filter(pk__in=gone).delete()
-    _write(part.entity, frozenset({*part.names, *part.columns_copied, part.parent_column}), made, altered, kept)
+    _write(part.entity, frozenset({*part.names, part.parent_column}), made, altered, kept)
 
 
 def _write(

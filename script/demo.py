@@ -201,9 +201,9 @@ class Demo:
             ).fetchone()[0]
             for number, (product, price) in enumerate(products.fetchall(), 1):
                 conn.execute(
-                    "INSERT INTO order_line (order_id, employee_id, product_id, unit_price, quantity, discount) "
-                    "VALUES (?, ?, ?, ?, ?, '0')",
-                    (order, employee, product, price, number),
+                    "INSERT INTO order_line (order_id, product_id, unit_price, quantity, discount) "
+                    "VALUES (?, ?, ?, ?, '0')",
+                    (order, product, price, number),
                 )
         conn.close()
         return order

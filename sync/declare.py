@@ -1,6 +1,6 @@
 """The declaration that stands next to a model and says how its rows sync, or what they grant.
 
-    @synced(scopes=[scope("employee", "employee_id")], counters=["quantity"], read_only=["price"], hidden=["cost"])
+    @synced(scopes=[scope("employee", "order__employee_id")], counters=["quantity"], hidden=["cost"])
     class OrderLine(models.Model): ...
 
 This module only records what was declared; `sync.wire` reads the model's fields once the applications are loaded.

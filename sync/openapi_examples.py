@@ -64,7 +64,6 @@ LINE_ROW: dict[str, Any] = {
     "id": LINE,
     "_rev": 1,
     "order_id": ORDER,
-    "employee_id": EMPLOYEE,
     "product_id": PRODUCT,
     "unit_price": "18.0000",
     "quantity": 12,
@@ -106,7 +105,6 @@ BATCH: dict[str, Any] = {
             "op": "create",
             "set": {
                 "order_id": ORDER,
-                "employee_id": EMPLOYEE,
                 "product_id": PRODUCT,
                 "unit_price": "18.0000",
                 "quantity": 12,

@@ -245,7 +245,6 @@ ORDER = Mapping(
         OrderLine,
         parent="order",
         place="lines",
-        copied=("employee",),
         fields=(
             F("product", "product", ref="product"),
             F("unit_price", ("base_price", "unit_price")),

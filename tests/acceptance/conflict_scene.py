@@ -125,9 +125,7 @@ class Scene:
                 if row["CustomerID"] in self.customers
             ][:20]
             for order, product in zip(self.orders, self.products, strict=False):
-                OrderLine.objects.create(
-                    order=order, employee=self.employee, product=product, unit_price=18, quantity=12
-                )
+                OrderLine.objects.create(order=order, product=product, unit_price=18, quantity=12)
 
     # --- what met ---
 

@@ -68,7 +68,7 @@ class _Refused:
             "Van 2",
             timedelta(hours=3),
             ("order", order, "create", values | employee),
-            *(("order_line", uuid.uuid4(), "create", line | employee) for _ in range(2)),
+            *(("order_line", uuid.uuid4(), "create", line) for _ in range(2)),
         )
 
     def _mistyped_many(self) -> None:

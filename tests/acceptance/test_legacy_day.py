@@ -36,8 +36,8 @@ SELECT c.id, (SELECT id FROM employee WHERE number = 4), 'confirmed', '2026-11-2
 FROM customer c WHERE c.code = 'BERGS' RETURNING id
 """
 LINE = """
-INSERT INTO order_line (order_id, employee_id, product_id, quantity, unit_price)
-SELECT ?, (SELECT id FROM employee WHERE number = 4), p.id, ?, p.unit_price FROM product p WHERE p.code = ?
+INSERT INTO order_line (order_id, product_id, quantity, unit_price)
+SELECT ?, p.id, ?, p.unit_price FROM product p WHERE p.code = ?
 """
 
 

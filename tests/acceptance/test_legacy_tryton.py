@@ -117,7 +117,6 @@ def an_order(customer: Customer, **values: Any) -> Order:
         product = Product.objects.get(code=code)
         OrderLine.objects.create(
             order=order,
-            employee=order.employee,
             product=product,
             unit_price=product.unit_price,
             quantity=quantity,

@@ -152,7 +152,7 @@ def test_capture_writes_each_type_as_the_wire_wants_it() -> None:
     )
     product = Product.objects.create(code="A", name="A", unit_price=Decimal("12.5"), unit_cost=3, discontinued=True)
     order = Order.objects.create(customer=customer, employee=employee, ordered_on="2026-11-21")
-    OrderLine.objects.create(order=order, employee=employee, product=product, unit_price=1, quantity=2, discount="0.25")
+    OrderLine.objects.create(order=order, product=product, unit_price=1, quantity=2, discount="0.25")
     device = TestDevice(*SHARED, f"employee:{employee.pk}")
     device.pull()
     told = device.of("product")[str(product.pk)]

@@ -352,8 +352,8 @@ def test_push_cannot_move_a_row_out_of_the_scopes(foreign: tuple[TestDevice, Ord
 def test_push_answers_a_row_outside_the_scopes_like_one_that_does_not_exist(
     foreign: tuple[TestDevice, Order, Employee, Employee],
 ) -> None:
-    device, order, mine, _ = foreign
-    line = {"employee_id": str(mine.pk), "product_id": new_id(), "unit_price": "1"}
+    device, order, _, _ = foreign
+    line = {"product_id": new_id(), "unit_price": "1"}
 
     def answers(row: str) -> list[Any]:
         told = device.push(

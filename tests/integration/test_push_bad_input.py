@@ -83,7 +83,6 @@ def test_push_poison_rows_that_only_the_database_knows_are_rejected_alone() -> N
             create(
                 "order_line",
                 order_id=str(order.pk),
-                employee_id=str(employee.pk),
                 product_id=str(product.pk),
                 unit_price="1",
                 quantity=5_000 if n in {3, 120} else 1,

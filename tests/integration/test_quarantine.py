@@ -283,7 +283,7 @@ def grouped() -> tuple[TestDevice, list[dict[str, Any]], list[Rejection]]:
     customer = new_customer()
     product = Product.objects.create(code="A", name="A")
     order = create("order", customer_id=str(customer.pk), employee_id=who, ordered_on="2026-11-21")
-    lines = [line_of(order["row"], str(product.pk), employee_id=who, quantity=n) for n in (1, 0)]
+    lines = [line_of(order["row"], str(product.pk), quantity=n) for n in (1, 0)]
     group = new_id()
     mutations = [mutation | {"group": group} for mutation in (order, *lines)]
     return device, mutations, refused(device, *mutations)

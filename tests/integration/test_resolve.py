@@ -504,4 +504,4 @@ def _line() -> OrderLine:
     customer = new_customer()
     order = Order.objects.create(customer=customer, employee_id=who, ordered_on="2026-11-21")
     product = Product.objects.create(code=f"P{Product.objects.count()}", name="A")
-    return OrderLine.objects.create(order=order, employee_id=who, product=product, unit_price=1)
+    return OrderLine.objects.create(order=order, product=product, unit_price=1)

@@ -162,9 +162,11 @@ class Accounts:
         device, key = str(self.results[mutation.id]["device"]), (mutation.entity, mutation.row)
         scopes = self.world.granted(device, self.ledger.answers[mutation.id].began)
         for rev in (change.rev - 1, change.rev) if key in self.ledger.states else ():
-            if (state := self.ledger.states[key].get(rev)) is not None:
-                seen = scopes_of(mutation.entity, {"id": mutation.row, **state}) & scopes
-                assert seen, f"{name} wrote {state} with {sorted(scopes)}"
+            state = self.ledger.states[key].get(rev)
+            if state is None or (orders := self.ledger.employees(state, change.at)) is None:
+                continue
+            seen = scopes_of(mutation.entity, {"id": mutation.row, **state}, orders) & scopes
+            assert seen, f"{name} wrote {state} with {sorted(scopes)}"
 
     def _stood(self, key: Key, field: str, other: Change, change: Change) -> bool:
         """Whether another's value was still there when a device wrote; the device may have replaced it before."""

@@ -185,15 +185,14 @@ def create_order(desk: Desk) -> str | None:
             *(row, customer, employee, "2026-11-21", desk.rng.choice(("0", "12.5", "3.1416"))),
         )
         for _ in range(desk.rng.randint(1, 4)):
-            _add_line(desk, row, employee)
+            _add_line(desk, row)
     return f"create order {row} of {employee}"
 
 
-def _add_line(desk: Desk, order: str, employee: str | None, quantity: int = 1) -> None:
+def _add_line(desk: Desk, order: str, quantity: int = 1) -> None:
     desk.run(
-        "INSERT INTO order_line (id, order_id, employee_id, product_id, unit_price, quantity)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        *(desk.new_id(), order, employee, desk.pick("product"), "9.9900", quantity),
+        "INSERT INTO order_line (id, order_id, product_id, unit_price, quantity) VALUES (?, ?, ?, ?, ?)",
+        *(desk.new_id(), order, desk.pick("product"), "9.9900", quantity),
     )
 
 
@@ -201,8 +200,7 @@ def add_line(desk: Desk) -> str | None:
     order = desk.pick("order")
     if order is None or desk.pick("product") is None:
         return None
-    (employee,) = desk.conn.execute('SELECT employee_id FROM "order" WHERE id = ?', (order,)).fetchone()
-    _add_line(desk, order, employee, desk.rng.randint(1, 3))
+    _add_line(desk, order, desk.rng.randint(1, 3))
     return f"add a line to order {order}"
 
 
@@ -245,10 +243,17 @@ def delete_order(desk: Desk) -> str | None:
 def move_order(desk: Desk) -> str | None:
     if row := desk.pick("order"):
         employee = desk.rng.choice(desk.employees)
-        with group(desk.conn):
-            desk.run('UPDATE "order" SET employee_id = ? WHERE id = ?', employee, row)
-            desk.run("UPDATE order_line SET employee_id = ? WHERE order_id = ?", employee, row)
+        desk.run('UPDATE "order" SET employee_id = ? WHERE id = ?', employee, row)
     return row and f"move order {row} to {employee}"
+
+
+def move_line(desk: Desk) -> str | None:
+    """To another order, perhaps another employee's."""
+    row, order = desk.pick("order_line"), desk.pick("order")
+    if row and order:
+        desk.run("UPDATE order_line SET order_id = ? WHERE id = ?", order, row)
+        return f"move line {row} to order {order}"
+    return None
 
 
 def write_read_only(desk: Desk) -> str:
@@ -305,8 +310,8 @@ def order_with_bad_line(desk: Desk) -> str | None:
             "INSERT INTO \"order\" (id, customer_id, employee_id, ordered_on) VALUES (?, ?, ?, '2026-11-21')",
             *(row, customer, employee),
         )
-        _add_line(desk, row, employee)
-        _add_line(desk, row, employee, quantity=0)
+        _add_line(desk, row)
+        _add_line(desk, row, quantity=0)
     return f"order {row} with a line of nothing"
 
 
@@ -344,6 +349,7 @@ EDITS: Sequence[tuple[Edit, int]] = (
     (delete_line, 2),
     (delete_order, 2),
     (move_order, 3),
+    (move_line, 2),
     (write_read_only, 1),
 )
 INVALID_EDITS: Sequence[Edit] = (

@@ -73,6 +73,15 @@ class Ledger:
         """A row right before a revision."""
         return self.states[key].get(rev - 1)
 
+    def employees(self, line: Row, at: datetime) -> dict[str, Any] | None:
+        """Whose the order of a line was at that moment; None where that is not known. Of other rows, nothing."""
+        if (order := line.get("order_id")) is None:
+            return {}
+        key = ("order", order)
+        rev = max((change.rev for change in self.changes.get(key, ()) if change.at <= at), default=0)
+        state = self.states[key].get(rev) if rev else None
+        return None if state is None else {order: state["employee_id"]}
+
     def met(self, mutation: str, key: Key, rev: int) -> int:
         """The revision that a mutation met which wrote nothing; it is answered with the one after its batch."""
         order = [each["id"] for each in self.answers[mutation].batch]

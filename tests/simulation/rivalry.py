@@ -85,10 +85,10 @@ def count_line(desk: Desk) -> str | None:
 def replace_line(desk: Desk) -> str | None:
     """Deleted and made again with its id."""
     if row := desk.pick("order_line"):
-        names = "order_id, employee_id, product_id, unit_price"
+        names = "order_id, product_id, unit_price"
         values = desk.conn.execute(f"SELECT {names} FROM order_line WHERE id = ?", (row,)).fetchone()
         desk.run("DELETE FROM order_line WHERE id = ?", row)
-        desk.run(f"INSERT INTO order_line (id, {names}) VALUES (?, ?, ?, ?, ?)", row, *values)
+        desk.run(f"INSERT INTO order_line (id, {names}) VALUES (?, ?, ?, ?)", row, *values)
     return row and f"replace line {row}"
 
 

@@ -28,7 +28,7 @@ TABLES_OF_SYNC = (
     *("sync_feed", "sync_history", "sync_result", "sync_tick"),
     *("sync_conflict", "sync_decision", "sync_rejection", "sync_outcome", "sync_mismatch"),
 )
-TABLES_OF_DEVICES = ("devices_grant", "devices_enrollmentcode", "devices_device")
+TABLES_OF_DEVICES = ("devices_granted", "devices_grant", "devices_enrollmentcode", "devices_device")
 TOMBSTONE_AGE_DAYS = 91  # older than any that is kept
 
 
@@ -113,7 +113,7 @@ class World:
         lines = (self.rng.choice(products) for _ in range(self.rng.randint(1, 3)))
         for product in lines:
             OrderLine.objects.create(
-                id=self.new_id(), order=order, employee=employee, product=product, unit_price=Decimal("2.5"), quantity=2
+                id=self.new_id(), order=order, product=product, unit_price=Decimal("2.5"), quantity=2
             )
         return order
 
