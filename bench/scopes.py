@@ -39,7 +39,8 @@ SELECT md5('order ' || n)::uuid, '', md5('customer')::uuid, md5('employee ' || n
 """
 FILL_LINES = """
 INSERT INTO entities_orderline (id, order_id, product_id, unit_price, quantity, discount)
-SELECT md5('line ' || n)::uuid, md5('order ' || CASE WHEN n <= %(lines)s THEN 1 ELSE n %% (%(scopes)s - 1) + 2 END)::uuid,
+SELECT md5('line ' || n)::uuid,
+       md5('order ' || CASE WHEN n <= %(lines)s THEN 1 ELSE n %% (%(scopes)s - 1) + 2 END)::uuid,
        md5('product')::uuid, 1, 1, 0 FROM generate_series(%(start)s + 1, %(start)s + %(rows)s) n;
 """
 MOVE = "UPDATE entities_order SET employee_id = md5('employee ' || {to})::uuid WHERE id = md5('order 1')::uuid"

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from devices import enroll
-from devices.authentication import bearer_hash, device_of
+from devices.authentication import WipedAuthentication, bearer_hash, device_of
 from devices.models import Device
 from syncserver.http import body_as, client_address
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems, schema
@@ -143,7 +143,7 @@ class MeView(APIView):
                     )
                 ],
             ),
-            **problems("unauthorized", "device_revoked", "not_acceptable"),
+            **problems("unauthorized", "device_revoked", "not_acceptable", "rate_limited"),
         },
     )
     def get(self, request: Request) -> HttpResponse:
@@ -173,14 +173,38 @@ class RotateView(APIView):
         request=None,
         responses={
             200: OpenApiResponse(schema(Rotated), examples=[OpenApiExample("swapped", value={"token": "sd_5kP…"})]),
-            **problems("unauthorized", "device_revoked", "not_acceptable"),
+            **problems("unauthorized", "device_revoked", "not_acceptable", "rate_limited"),
         },
     )
     def post(self, request: Request) -> HttpResponse:
-        """The old token is refused from the moment of the answer."""
+        """The old token goes on until the new one is used, and for some minutes more: an answer may get lost.
+
+        Then the device just swaps the old one again, and the new one that it never got is dead.
+        """
         hashed = bearer_hash(request)
         assert hashed is not None  # of a device that was authenticated
         return _json(Rotated(enroll.rotate(device_of(request), hashed)))
+
+
+class WipedView(APIView):
+    authentication_classes = (WipedAuthentication,)
+
+    @extend_schema(
+        operation_id="devices_wiped",
+        summary="Report that the data was deleted",
+        tags=["devices"],
+        auth=[{"device": []}],  # type: ignore[list-item]
+        parameters=[SYNC_CLIENT, *COMMON],
+        request=None,
+        responses={
+            204: OpenApiResponse(description="Noted, or was noted before."),
+            **problems("unauthorized", "device_revoked", "forbidden", "not_acceptable"),
+        },
+    )
+    def post(self, request: Request) -> HttpResponse:
+        """For a revoked device that was told to wipe, once it has: the one call that it may make."""
+        enroll.wiped(device_of(request))
+        return HttpResponse(status=204)
 
 
 def _moment(value: datetime) -> str:

@@ -17,7 +17,8 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from devices.models import Device
+from devices import usage
+from devices.models import Device, Usage, unused, unused_before
 from syncserver.errors import Problem
 from syncserver.logs import DEVICE_KEY
 
@@ -41,6 +42,20 @@ class DeviceAuthentication(BaseAuthentication):
         return "Bearer"
 
 
+class WipedAuthentication(DeviceAuthentication):
+    """For the one call that a revoked device may make that was told to wipe. Raises Problem `forbidden` for others."""
+
+    def authenticate(self, request: Request) -> tuple[Device, None] | None:
+        if (hashed := bearer_hash(request)) is None:
+            return None
+        device, revoked = look_up(hashed, request._request)
+        if not revoked:
+            raise Problem("forbidden", "Nobody has asked this device to delete its data.")
+        if not device.wipe:
+            raise refusal(wipe=False)
+        return device, None
+
+
 class DeviceScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "devices.authentication.DeviceAuthentication"
     name = "device"
@@ -61,11 +76,15 @@ def bearer_hash(request: HttpRequest) -> bytes | None:
 
 
 def authenticated(request: HttpRequest) -> Device | None:
-    """The device that calls; None without a bearer token. Notes that it called. Raises Problem as `identify` does."""
+    """The device that calls; None without a bearer token. Notes that it called.
+
+    Raises Problem as `identify`, `stop_runaway` and `seen` do.
+    """
     if (hashed := bearer_hash(request)) is None:
         return None
     device = identify(hashed, request)
-    seen(device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
+    stop_runaway(hashed)
+    seen(hashed, device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
     return device
 
 
@@ -74,6 +93,14 @@ def identify(hashed: bytes, request: HttpRequest | None = None) -> Device:
 
     The `request`'s access log line names the device from here on.
     """
+    device, revoked = look_up(hashed, request)
+    if revoked:
+        raise refusal(device.wipe)
+    return device
+
+
+def look_up(hashed: bytes, request: HttpRequest | None = None) -> tuple[Device, bool]:
+    """The same, also of a device that was revoked, and whether it was. Raises Problem `unauthorized`."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT id, name, user_id, wipe, last_seen_at, pending, scopes, revoked FROM devices_identity(%s)", [hashed]
@@ -86,9 +113,15 @@ def identify(hashed: bytes, request: HttpRequest | None = None) -> Device:
     device.scopes = scopes
     if request is not None:
         request.META[DEVICE_KEY] = device.id
-    if revoked:
-        raise refusal(device.wipe)
-    return device
+    return device, revoked
+
+
+def stop_runaway(hashed: bytes) -> None:
+    """Raise Problem `rate_limited` where the device has used up its requests; for a revoked one as `identify` does."""
+    now = timezone.now()
+    if (until := usage.requests.refused_until(hashed, now)) is not None:
+        identify(hashed)
+        raise usage.refusal(Usage.Kind.REQUESTS, until, now)
 
 
 def device_of(request: Request) -> Device:
@@ -99,7 +132,7 @@ def device_of(request: Request) -> Device:
 
 
 def refusal(wipe: bool) -> Problem:
-    """What a revoked device is told on every call."""
+    """What a device is told on every call that was revoked, or not used for too long."""
     return Problem("device_revoked", wipe=True) if wipe else Problem("device_revoked")
 
 
@@ -111,17 +144,42 @@ class Report(NamedTuple):
     oldest: datetime | None
 
 
-def seen(
-    device_id: uuid.UUID, last_seen_at: datetime | None, header: str | None, pending: int | None = UNKNOWN
-) -> None:
-    """Note that a device has called, and what its Sync-Client header told.
+# One statement, of which two at once write one only. A device that was not used for too long stays as it is.
+_NOTE = """
+WITH noted AS (
+    UPDATE devices_device d SET
+        last_seen_at = %(now)s,
+        client = coalesce(%(client)s, d.client),
+        pending = CASE WHEN %(told)s THEN %(pending)s ELSE d.pending END,
+        oldest_pending_at = CASE WHEN %(told)s THEN %(oldest)s ELSE d.oldest_pending_at END,
+        old_token_until = CASE WHEN d.token_hash = %(hashed)s AND d.old_token_hash IS NOT NULL
+                               THEN coalesce(d.old_token_until, %(grace_ends)s) ELSE d.old_token_until END
+    WHERE d.id = %(device)s AND %(hashed)s IN (d.token_hash, d.old_token_hash)
+      AND (%(at_once)s OR d.last_seen_at IS NULL OR d.last_seen_at <= %(due_before)s
+           OR (d.token_hash = %(hashed)s AND d.old_token_hash IS NOT NULL AND d.old_token_until IS NULL))
+      AND (greatest(coalesce(d.last_seen_at, d.created_at), d.let_in_at) < %(unused_before)s) IS NOT TRUE
+    RETURNING d.id
+)
+SELECT devices_count(noted.id, %(kind)s, %(count)s, %(hour_max)s, %(day_max)s) FROM noted
+"""
 
-    Writes at most every SYNC_LAST_SEEN_SECONDS, except that an outbox that became empty, or no longer is, is noted at
-    once, where it is known what was noted last (`pending`): a device that empties its outbox and goes silent must not
-    look stuck.
+
+def seen(
+    hashed: bytes,
+    device_id: uuid.UUID,
+    last_seen_at: datetime | None,
+    header: str | None,
+    pending: int | None = UNKNOWN,
+) -> None:
+    """Note that a device has called with the token of that hash, and what its Sync-Client header told.
+
+    Raises Problem `device_revoked` for one that was not used for SYNC_DEVICE_UNUSED_DAYS_MAX: to be called before
+    anything is answered. Writes at most every SYNC_LAST_SEEN_SECONDS, except that three things are noted at once: the
+    first use of a new token; an outbox that became empty, or no longer is, where it is known what was noted last
+    (`pending`), since a device that empties its outbox and goes silent must not look stuck; and many requests.
     """
     now = timezone.now()
-    before = now - timedelta(seconds=settings.SYNC_LAST_SEEN_SECONDS)
+    due_before = now - timedelta(seconds=settings.SYNC_LAST_SEEN_SECONDS)
     report = parse_client(header) if header else None
     turned = (
         report is not None
@@ -129,13 +187,38 @@ def seen(
         and pending != UNKNOWN
         and bool(report.pending) != bool(pending)
     )
-    if last_seen_at is not None and last_seen_at > before and not turned:
+    due = last_seen_at is None or last_seen_at <= due_before
+    if not (count := usage.requests.count(hashed, now, due or turned)):
         return
-    changes: dict[str, object] = {"last_seen_at": now}
-    if report is not None:
-        changes |= {"client": report.client, "pending": report.pending, "oldest_pending_at": report.oldest}
-    due = Q() if turned else Q(last_seen_at=None) | Q(last_seen_at__lte=before)
-    Device.objects.filter(due, id=device_id).update(**changes)
+    facts = usage.parameters(Usage.Kind.REQUESTS, device_id, count) | {
+        "now": now,
+        "hashed": hashed,
+        "at_once": turned or not due,
+        "due_before": due_before,
+        "unused_before": unused_before(now),
+        "grace_ends": now + timedelta(seconds=settings.SYNC_TOKEN_GRACE_SECONDS),
+        "told": report is not None,
+        "client": report and report.client,
+        "pending": report and report.pending,
+        "oldest": report and report.oldest,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_NOTE, facts)
+        row = cursor.fetchone()
+    usage.requests.added(hashed, count, row and row[0], now)
+    if row is None:
+        _refuse_unless_known(hashed, device_id, now)
+
+
+def _refuse_unless_known(hashed: bytes, device_id: uuid.UUID, now: datetime) -> None:
+    """Raise Problem where nothing was noted for another reason than that somebody else was faster."""
+    mine = Device.objects.filter(Q(token_hash=hashed) | Q(old_token_hash=hashed), pk=device_id)
+    if mine.filter(unused(now)).exists():
+        raise refusal(wipe=False)
+    if not mine.exists():
+        # A token that was never used may die between its look-up and its first use, when a rotation that was sent
+        # twice arrives the second time. Told that it works, its device would throw the older one away.
+        raise Problem("unauthorized", "Another token was given out in this one's place.")
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from devices.authentication import token_hash
 from devices.grants import check_count
-from devices.models import Device, EnrollmentCode, EnrollmentFailure, Grant, validate_scope
+from devices.models import Device, EnrollmentCode, EnrollmentFailure, Grant, unused, validate_scope
 from syncserver.errors import Problem
 
 # Crockford's base 32: 5 bits a character, and the letters that look like digits are read as those digits.
@@ -82,11 +82,20 @@ def enroll(code: str, name: str, platform: str, app_version: str, address: str) 
     raise Problem("enrollment_refused")
 
 
-def rotate(device: Device, old_hash: bytes) -> str:
-    """Give the device a new token for the old one, which is refused from now on. Raises Problem: unauthorized."""
+def rotate(device: Device, hashed: bytes) -> str:
+    """Give the device a new token, for the one of that hash. Raises Problem: unauthorized.
+
+    That one goes on until the new one is used, and SYNC_TOKEN_GRACE_SECONDS more: an answer that is lost locks nobody
+    out. It may rotate again meanwhile, and then the new one that was not used is dead; later it may not any more.
+    """
     token = _new_token()
-    if not Device.objects.filter(pk=device.pk, token_hash=old_hash).update(token_hash=token_hash(token)):
-        raise Problem("unauthorized", "The token was swapped by another call at the same moment.")
+    new = {"token_hash": token_hash(token), "token_at": timezone.now(), "old_token_until": None}
+    mine = Device.objects.filter(pk=device.pk)
+    if not (
+        mine.filter(token_hash=hashed).update(old_token_hash=hashed, **new)
+        or mine.filter(old_token_hash=hashed, old_token_until=None).update(**new)
+    ):
+        raise Problem("unauthorized", "This token was swapped for another one, which is in use.")
     return token
 
 
@@ -96,6 +105,20 @@ def revoke(device: Device, wipe: bool = False) -> None:
     device.revoked_at = device.revoked_at or now
     device.wipe = device.wipe or wipe
     device.save(update_fields=["revoked_at", "wipe"])
+
+
+def wiped(device: Device) -> None:
+    """Note that a device which was told to has deleted its data. Can be repeated."""
+    Device.objects.filter(pk=device.pk, wiped_at=None).update(wiped_at=timezone.now())
+
+
+def let_in_again(device: Device) -> bool:
+    """Have a device that was not used for too long work again; False where that is not why it is refused."""
+    now = timezone.now()
+    if not Device.objects.accepted().filter(unused(now), pk=device.pk).update(let_in_at=now):
+        return False
+    device.let_in_at = now
+    return True
 
 
 def code_hash(code: str) -> bytes:

@@ -2,6 +2,9 @@
 
 -- Who a token belongs to, and what it may see. PL/pgSQL, which keeps its plan: it is asked with every call.
 -- The device of a person who is not active counts as revoked. Scopes come in byte order, each once.
+--
+-- A device that rotated its token has two: the older one goes on until the newer one was used, and some seconds more
+-- (devices/enroll.py). last_seen_at is NULL where the call is to be noted at once: at the first use of the newer one.
 DROP FUNCTION IF EXISTS devices_identity(bytea);
 CREATE FUNCTION devices_identity(token_hash bytea)
 RETURNS TABLE (
@@ -13,10 +16,20 @@ LANGUAGE plpgsql STABLE ROWS 1 SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN QUERY SELECT d.id, d.name::text, d.user_id,
            ARRAY(SELECT g.scope FROM devices_granted g WHERE g.device_id = d.id AND g.until IS NULL ORDER BY g.scope),
-           d.revoked_at IS NOT NULL OR u.is_active IS FALSE, d.wipe, d.last_seen_at, d.pending
+           d.revoked_at IS NOT NULL OR u.is_active IS FALSE, d.wipe,
+           CASE WHEN d.token_hash = devices_identity.token_hash AND d.old_token_hash IS NOT NULL
+                     AND d.old_token_until IS NULL
+                THEN NULL ELSE d.last_seen_at END,
+           d.pending
     FROM devices_device d
     LEFT JOIN {users} u ON u.{user_key} = d.user_id
-    WHERE d.token_hash = devices_identity.token_hash;
+    WHERE d.id = (
+        SELECT n.id FROM devices_device n WHERE n.token_hash = devices_identity.token_hash
+        UNION ALL -- and no OR, which two indexes serve by a bitmap only
+        SELECT o.id FROM devices_device o
+        WHERE o.old_token_hash = devices_identity.token_hash AND coalesce(o.old_token_until > now(), true)
+        LIMIT 1
+    );
 END $$;
 
 -- Bring the log of what was granted to these devices, and from when until when, in step with their grants and those of

@@ -1,4 +1,4 @@
-"""Keeps the functions and triggers of `identity.sql` up to date: part of `migrate`."""
+"""Keeps the functions and triggers of `identity.sql` and `usage.sql` up to date: part of `migrate`."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def after_migrate(**_: Any) -> None:
         "{user_key}": connection.ops.quote_name(key.column),
         "{user_type}": key.rel_db_type(connection) or "",
     }
-    script = (Path(__file__).parent / "identity.sql").read_text()
+    script = "".join((Path(__file__).parent / file).read_text() for file in ("identity.sql", "usage.sql"))
     for name, value in names.items():
         script = script.replace(name, value)
     with transaction.atomic(), connection.cursor() as cursor:

@@ -10,12 +10,13 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Case, Count, F, Q, Value, When
+from django.db.models import Case, Count, F, OuterRef, Q, Subquery, Value, When
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 SCOPE_LENGTH_MAX = 200
 HASH_BYTES = 32  # SHA-256
+LIMITED_SHOWN_HOURS = 24  # a device that reached a limit in the night is still shown in the morning
 
 _SCOPE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(:\S(.*\S)?)?")
 
@@ -36,34 +37,60 @@ REFUSED = Q(revoked_at__isnull=False) | Q(user__is_active=False)  # of a device:
 class Trouble(models.TextChoices):
     """Why somebody should look after a device."""
 
+    LIMITED = "limited", "has used up its requests or changes"
+    EXPIRED = "expired", "was not used for so long that it is refused"
     STUCK = "stuck", "calls, and does not get rid of its outbox"
     SILENT = "silent", "does not call any more"
+
+
+STATES = ("active", *Trouble.values, "user_inactive", "revoked", "told_to_wipe", "wiped")  # of a device
+
+
+def unused_before(now: datetime) -> datetime | None:
+    """A device that has not called since then, nor was let in again, is refused; None: none is."""
+    days = settings.SYNC_DEVICE_UNUSED_DAYS_MAX
+    return now - timedelta(days=days) if days else None
+
+
+def unused(now: datetime) -> Q:
+    """Of a device: it was not used for so long that it is refused."""
+    before = unused_before(now)
+    if before is None:
+        return Q(pk__in=[])
+    called = Q(last_seen_at__lt=before) | Q(last_seen_at=None, created_at__lt=before)
+    return called & (Q(let_in_at=None) | Q(let_in_at__lt=before))
 
 
 class DeviceQuerySet(models.QuerySet["Device"]):
     def with_trouble(self, now: datetime) -> "models.QuerySet[Any]":
         """Each with `trouble`, a Trouble or "", and `trouble_since`: its oldest mutation, or when it was last seen.
 
-        Stuck: when it last called, its oldest mutation had waited for longer than SYNC_DEVICE_PENDING_HOURS_MAX. It is
-        measured from its call and not from now, since a device that is away is none that fails to push. Silent: not
-        seen (if never, not enrolled) for SYNC_DEVICE_SILENT_HOURS_MAX. One that is refused, being revoked or of a
+        Limited: it came to a limit within LIMITED_SHOWN_HOURS, at `trouble_since`. Expired: it is `unused`. Stuck: when
+        it last called, its oldest mutation had waited for longer than SYNC_DEVICE_PENDING_HOURS_MAX; measured
+        from its call and not from now, since a device that is away is none that fails to push. Silent: not seen (if
+        never, not enrolled) for SYNC_DEVICE_SILENT_HOURS_MAX. One that is refused, being revoked or of a
         person who is not active, has no trouble: somebody wanted it so.
         """
         silent_before = now - timedelta(hours=settings.SYNC_DEVICE_SILENT_HOURS_MAX)
         waits = timedelta(hours=settings.SYNC_DEVICE_PENDING_HOURS_MAX)
         stuck = ~Q(pending=0) & Q(oldest_pending_at__lt=F("last_seen_at") - waits)
         heard_at = Coalesce("last_seen_at", "created_at")
+        reached = Usage.objects.filter(device=OuterRef("pk")).order_by(F("reached_at").desc(nulls_last=True))
         return self.annotate(
             heard_at=heard_at,
+            limited_at=Subquery(reached.values("reached_at")[:1]),
             trouble=Case(
                 When(REFUSED, then=Value("")),
+                When(unused(now), then=Value(Trouble.EXPIRED.value)),
+                When(limited_at__gt=now - timedelta(hours=LIMITED_SHOWN_HOURS), then=Value(Trouble.LIMITED.value)),
                 When(heard_at__lt=silent_before, then=Value(Trouble.SILENT.value)),
                 When(stuck, then=Value(Trouble.STUCK.value)),
                 default=Value(""),
                 output_field=models.CharField(),
             ),
             trouble_since=Case(
-                When(trouble=Trouble.SILENT, then=heard_at),
+                When(trouble=Trouble.LIMITED, then=F("limited_at")),
+                When(trouble__in=[Trouble.SILENT, Trouble.EXPIRED], then=heard_at),
                 When(trouble=Trouble.STUCK, then=F("oldest_pending_at")),
                 output_field=models.DateTimeField(),
             ),
@@ -74,7 +101,7 @@ class DeviceQuerySet(models.QuerySet["Device"]):
         return self.exclude(REFUSED)
 
     def state_counts(self, now: datetime) -> dict[str, int]:
-        """How many are `refused`, `stuck`, `silent` or, without trouble, `well`; each is there."""
+        """How many are `refused`, in one of the troubles, or `well`, without any; each is there."""
         state = Case(When(REFUSED, then=Value("refused")), When(trouble="", then=Value("well")), default=F("trouble"))
         found = self.with_trouble(now).order_by().values_list(state).annotate(Count("id"))
         return dict.fromkeys(("well", *Trouble.values, "refused"), 0) | dict(found)
@@ -96,9 +123,15 @@ class Device(models.Model):
         help_text="The device has this person's scopes too, and is refused while the person is not active.",
     )
     token_hash = models.BinaryField(max_length=HASH_BYTES, unique=True, editable=False)
+    token_at = models.DateTimeField("token made at", default=timezone.now, editable=False)
+    # The token before: valid until then. None: the newer one was not used so far, and this one goes on.
+    old_token_hash = models.BinaryField(max_length=HASH_BYTES, unique=True, null=True, editable=False)
+    old_token_until = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField("enrolled at", default=timezone.now, editable=False)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     wipe = models.BooleanField(default=False, editable=False, help_text="The app deletes its data when it next calls.")
+    wiped_at = models.DateTimeField(null=True, blank=True, editable=False)  # as its app told
+    let_in_at = models.DateTimeField(null=True, blank=True, editable=False)  # after it was not used for too long
     # What the device told with its calls, written at most every SYNC_LAST_SEEN_SECONDS.
     last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
     client = models.CharField(max_length=100, blank=True, default="", editable=False)
@@ -119,10 +152,41 @@ class Device(models.Model):
     def is_active(self) -> bool:
         return self.revoked_at is None
 
+    @property
+    def state(self) -> str:
+        """How it is: one of STATES. Of one that `with_trouble` found."""
+        if self.revoked_at is not None:
+            return "wiped" if self.wiped_at else "told_to_wipe" if self.wipe else "revoked"
+        if self.user is not None and not self.user.is_active:
+            return "user_inactive"
+        trouble: str = self.trouble  # type: ignore[attr-defined]
+        return trouble or "active"
+
     @cached_property
     def scopes(self) -> list[str]:
         """The scopes granted to the device or its user, each once, in byte order."""
         return list(self.granted.filter(until=None).order_by("scope").values_list("scope", flat=True))
+
+
+class Usage(models.Model):
+    """What a device asked for, by kind: in the `hour` of `at`, and on its `day` (UTC). Written by devices_count."""
+
+    class Kind(models.TextChoices):
+        REQUESTS = "requests", "requests"
+        CHANGES = "changes", "changes"
+
+    device = models.ForeignKey(Device, models.CASCADE, related_name="usage", db_index=False)  # the constraint serves
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    at = models.DateTimeField()
+    hour = models.IntegerField()
+    day = models.IntegerField()
+    reached_at = models.DateTimeField(null=True)  # when it last came to a limit
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["device", "kind"], name="devices_usage_device_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.device_id}"
 
 
 class GrantQuerySet(models.QuerySet["Grant"]):
@@ -144,7 +208,7 @@ class Grant(models.Model):
     )
     scope = models.CharField(max_length=SCOPE_LENGTH_MAX, validators=[validate_scope])
     # The row that grants it, where one of the deployment's own does: `employee_territory.territory:<id>`.
-    source = models.TextField(blank=True, default="", editable=False)
+    source = models.TextField(blank=True, default="", db_default="", editable=False)
 
     objects = GrantQuerySet.as_manager()
 

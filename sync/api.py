@@ -10,7 +10,7 @@ from django.utils.http import parse_etags
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from devices.authentication import authenticated, bearer_hash, seen
+from devices.authentication import authenticated, bearer_hash, seen, stop_runaway
 from sync import openapi, openapi_integrity
 from sync.alerts.metrics import scrape
 from sync.digest import digest, rows
@@ -50,9 +50,10 @@ class PullView(DirectView):
             raise Problem("unauthorized")
         limit = _number(request, "limit", 1, settings.SYNC_PULL_ROWS_MAX) or settings.SYNC_PULL_ROWS_DEFAULT
         _number(request, "wait", 0, settings.SYNC_PULL_WAIT_SECONDS_MAX)  # answered at once in this version
+        stop_runaway(hashed)
         page = pull(hashed, request.GET.get("token"), limit)
         request.META[DEVICE_KEY] = page.device
-        seen(page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
+        seen(hashed, page.device, page.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), page.pending)
         return HttpResponse(page.body, content_type="application/json")
 
 

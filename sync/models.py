@@ -236,6 +236,8 @@ class Alert(models.Model):
         QUARANTINE = "quarantine_late", "mutations in quarantine wait for too long"
         STUCK = "device_stuck", "a device does not get rid of its outbox"
         SILENT = "device_silent", "a device does not call any more"
+        LIMITED = "device_limited", "a device has used up its requests or changes"
+        EXPIRED = "device_expired", "a device was not used for so long that it is refused"
         MISMATCH = "replica_mismatch", "a device found rows that differ from the server's"
         CHANNEL = "channel_failing", "alerts do not get through"
 

@@ -260,7 +260,7 @@ schema_get = extend_schema(
             {"type": "string"}, examples=[OpenApiExample("part of the DDL", example.SQLITE, media_type="text/plain")]
         ),
         304: OpenApiResponse(description="What the device has is current."),
-        **problems("invalid_request", "unauthorized", "device_revoked"),
+        **problems("invalid_request", "unauthorized", "device_revoked", "rate_limited"),
     },
 )
 
@@ -290,7 +290,13 @@ pull_get = extend_schema(
     responses={
         200: OpenApiResponse(ref("Page"), description="A page.", examples=[OpenApiExample("one page", example.PAGE)]),
         **problems(
-            "invalid_request", "invalid_token", "unauthorized", "device_revoked", "not_acceptable", "token_expired"
+            "invalid_request",
+            "invalid_token",
+            "unauthorized",
+            "device_revoked",
+            "rate_limited",
+            "not_acceptable",
+            "token_expired",
         ),
     },
 )
@@ -334,6 +340,7 @@ push_post = extend_schema(
             "invalid_encoding",
             "unauthorized",
             "device_revoked",
+            "rate_limited",
             "not_acceptable",
             "batch_too_large",
             "unsupported_encoding",
@@ -357,7 +364,7 @@ operation_get = extend_schema(
                 OpenApiExample("was applied", {"state": "done", **example.RESULTS}),
             ],
         ),
-        **problems("unauthorized", "device_revoked", "not_found", "not_acceptable"),
+        **problems("unauthorized", "device_revoked", "rate_limited", "not_found", "not_acceptable"),
     },
 )
 
@@ -383,7 +390,7 @@ outcomes_get = extend_schema(
         200: OpenApiResponse(
             ref("Outcomes"), description="A page.", examples=[OpenApiExample("one outcome", example.OUTCOMES)]
         ),
-        **problems("invalid_request", "unauthorized", "device_revoked", "not_acceptable"),
+        **problems("invalid_request", "unauthorized", "device_revoked", "rate_limited", "not_acceptable"),
     },
 )
 

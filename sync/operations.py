@@ -19,6 +19,7 @@ from procrastinate.contrib.django.models import ProcrastinateWorker
 from procrastinate.exceptions import AlreadyEnqueued
 
 from devices.models import Device
+from devices.usage import count_changes
 from sync.models import Operation
 from sync.mutation import parse_batch
 from sync.push import push
@@ -64,14 +65,16 @@ def accept(device: UUID, body: bytes) -> UUID | None:
     """Store a push for later and return its operation's id; None where it is to be applied at once.
 
     That is so where no worker is there, or the device has SYNC_OPERATIONS_QUEUED_MAX waiting. Raises Problem as `push`
-    does for a body that cannot be read.
+    does for a body that cannot be read, and `rate_limited`.
     """
-    parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
+    batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
     waiting = Operation.objects.filter(device=device, ended_at=None)
     if waiting.count() >= settings.SYNC_OPERATIONS_QUEUED_MAX or not worker_is_there():
         return None
+    now = timezone.now()
     with transaction.atomic():
-        stored = Operation.objects.create(device=device, received_at=timezone.now(), body=body)
+        count_changes(device, len(batch.mutations), now)
+        stored = Operation.objects.create(device=device, received_at=now, body=body)
         ask(device)
     return stored.id
 

@@ -34,9 +34,9 @@ ATTEMPTS_MAX = 4  # of a batch that lost a deadlock, or raced another device for
 def push(pusher: Pusher, body: bytes, received_at: datetime | None = None) -> bytes:
     """Apply a push request's body and return the answer's body; when it returns, everything it reports is committed.
 
-    `received_at`: when it came; nothing: now. Raises Earlier (nothing was applied), and Problem: invalid_json,
-    invalid_request, unknown_field, batch_too_large (nothing was applied), and service_unavailable when other writers
-    were in the way ATTEMPTS_MAX times (nothing was applied; send it again).
+    `received_at`: when it came; nothing: now. Raises Earlier and Problem, and then nothing was applied: invalid_json,
+    invalid_request, unknown_field, batch_too_large, rate_limited, and service_unavailable when other writers were in
+    the way ATTEMPTS_MAX times (send it again).
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
     results = _short_way(pusher, batch.mutations) or _long_way(pusher, batch, received_at or timezone.now())
@@ -120,7 +120,7 @@ class Push:
     def _find_replays(self) -> dict[int, int]:
         """Answer the mutations that were pushed before; return those that come twice in this batch, with the first."""
         with cursor() as bound:
-            with locking(bound, self.pusher):
+            with locking(bound, self.pusher, len(self.mutations)):
                 pass
             bound.execute(block("push.sql", "remembered"), {"ids": Uuids([m.id for m in self.mutations])})
             known = {row[0]: row[1:] for row in bound.fetchall()}

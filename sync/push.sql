@@ -1,9 +1,12 @@
 -- name: lock_device
 -- One push of a device at a time: a resend waits for the first, and then finds its results. No push waits for ever.
--- Whether something that the device sent before this, and did not wait for, has not been applied yet.
+-- Whether something that the device sent before this, and did not wait for, has not been applied yet; and how many changes
+-- it has sent in this hour and on this day, these included. Those that it did not wait for were counted when they came.
 SELECT set_config('lock_timeout', %(seconds)s::int::text || 's', true),
        pg_advisory_xact_lock(hashtextextended(%(device)s::uuid::text, 0)),
-       EXISTS (SELECT FROM sync_operation o WHERE o.device = %(device)s AND o.ended_at IS NULL AND o.number < %(before)s);
+       EXISTS (SELECT FROM sync_operation o WHERE o.device = %(device)s AND o.ended_at IS NULL AND o.number < %(before)s),
+       CASE WHEN %(count)s > 0
+            THEN devices_count(%(device)s, %(kind)s, %(count)s::int, %(hour_max)s::int, %(day_max)s::int) END;
 
 -- name: remembered
 -- As it was answered: a conflict's state is the one that it had before anybody decided.

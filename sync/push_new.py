@@ -28,12 +28,12 @@ def push_new(pusher: Pusher, mutations: Sequence[Mutation]) -> list[int]:
 
     Nothing is asked: a row or a mutation that was here before breaks a unique index. Raises NotNew, the database's
     errors and Interleaved; then the caller rolls back and takes the long way, which tells each mutation what is wrong.
-    Raises Earlier too, which is not for the long way.
+    Raises Earlier and Problem too, which are not for the long way.
     """
     creates = _by_entity(mutations)
     if len({(mutation.entity, mutation.row) for mutation in mutations}) < len(mutations):
         raise NotNew
-    with cursor() as bound, locking(bound, pusher):
+    with cursor() as bound, locking(bound, pusher, len(mutations)):
         kinds = [_Creates(entity, creates[name]) for name, entity in entities().items() if name in creates]
 
     @cache

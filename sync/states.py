@@ -9,7 +9,10 @@ from uuid import UUID
 import msgspec
 import psycopg
 from django.conf import settings
+from django.utils import timezone
 
+from devices import usage
+from devices.models import Usage
 from sync.decide import Candidate, RowKey, RowState
 from sync.merge import Since
 from sync.rules import rules_of
@@ -44,15 +47,22 @@ class Earlier(Exception):
 
 
 @contextmanager
-def locking(bound: psycopg.Cursor[Any], pusher: Pusher) -> Iterator[None]:
-    """Take the device's lock until the transaction ends, with time to do something meanwhile. Raises Earlier."""
-    at = {"device": pusher.device, "before": pusher.operation, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
+def locking(bound: psycopg.Cursor[Any], pusher: Pusher, changes: int) -> Iterator[None]:
+    """Take the device's lock until the transaction ends, with time to do something meanwhile, and count its changes.
+
+    Raises Earlier, and Problem `rate_limited` where the device has used up its changes: nothing may be applied then.
+    """
+    count = changes if pusher.operation == NONE else 0
+    at = {"before": pusher.operation, "seconds": settings.SYNC_PUSH_LOCK_SECONDS_MAX}
+    at |= usage.parameters(Usage.Kind.CHANGES, pusher.device, count)
     with bound.connection.pipeline():
         bound.execute(block("push.sql", "lock_device"), at)
         yield
-    *_, earlier = bound.fetchone() or (False,)
+    *_, earlier, sums = bound.fetchone() or (False, None)
     if earlier:
         raise Earlier
+    if sums:
+        usage.spend(sums, count, timezone.now())
 
 
 def states_of(pusher: Pusher, keys: Collection[RowKey]) -> dict[RowKey, RowState]:

@@ -155,6 +155,14 @@ SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX = env.integer("SYNC_ENROLLMENT_CODE_AGE_HOURS
 SYNC_ENROLLMENT_FAILURES_MAX = env.integer("SYNC_ENROLLMENT_FAILURES_MAX", 10)  # per address, in the window
 SYNC_ENROLLMENT_FAILURES_WINDOW_SECONDS = 600
 SYNC_LAST_SEEN_SECONDS = 60  # a device's "last seen" is written at most this often, so that an idle pull writes nothing
+SYNC_TOKEN_GRACE_SECONDS = env.integer("SYNC_TOKEN_GRACE_SECONDS", 300)  # an old token, after the new one's first use
+SYNC_DEVICE_UNUSED_DAYS_MAX = env.integer("SYNC_DEVICE_UNUSED_DAYS_MAX", 180)  # then a device is refused; 0: never
+# What one device may ask for per hour and day (UTC); 0: no limit. Far above honest use, they stop one that runs away.
+SYNC_DEVICE_REQUESTS_PER_HOUR_MAX = env.integer("SYNC_DEVICE_REQUESTS_PER_HOUR_MAX", 20_000)
+SYNC_DEVICE_REQUESTS_PER_DAY_MAX = env.integer("SYNC_DEVICE_REQUESTS_PER_DAY_MAX", 100_000)
+SYNC_DEVICE_CHANGES_PER_HOUR_MAX = env.integer("SYNC_DEVICE_CHANGES_PER_HOUR_MAX", 200_000)
+SYNC_DEVICE_CHANGES_PER_DAY_MAX = env.integer("SYNC_DEVICE_CHANGES_PER_DAY_MAX", 500_000)
+SYNC_REQUESTS_UNCOUNTED_MAX = 100  # of one device in one process, before they are added to those of the others
 SYNC_PROXIES_COUNT = env.integer("SYNC_PROXIES_COUNT", 0)  # trusted proxies that append to X-Forwarded-For
 SYNC_ADMIN_COUNT_SECONDS_MAX = 2  # a count that takes longer is left out of its page
 SYNC_REPLAYS_MAX = 200  # refused changes that a person replays or discards at once; each is a transaction of its own

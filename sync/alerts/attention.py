@@ -42,12 +42,12 @@ class WaitingOfDevice:
 
 @dataclass(frozen=True, slots=True)
 class TroubledDevice:
-    """A device that is stuck or silent, since when, and how many mutations it last said were in its outbox."""
+    """A device with its trouble, since when, and how many mutations it last said were in its outbox."""
 
     device: UUID
     name: str
     trouble: Trouble
-    since: datetime  # stuck: its oldest mutation; silent: it was last seen, or enrolled
+    since: datetime  # stuck: its oldest mutation; limited: it came to a limit; else: it was last seen, or enrolled
     pending: int | None
 
 

@@ -27,7 +27,12 @@ FAILING_MINUTES_MAX = 60  # after which the other channels tell that one does no
 UNUSED_DAYS_MAX = 7  # after which a channel that is not in the settings any more is forgotten
 REMINDER_HOURS = 23  # between digests that hold nothing new: a day, less what cron may be early
 MESSAGES_PER_RUN_MAX = 100  # to one channel; the rest is for the next run
-_TROUBLES = {Trouble.STUCK: Alert.Kind.STUCK, Trouble.SILENT: Alert.Kind.SILENT}
+_TROUBLES = {
+    Trouble.STUCK: Alert.Kind.STUCK,
+    Trouble.SILENT: Alert.Kind.SILENT,
+    Trouble.LIMITED: Alert.Kind.LIMITED,
+    Trouble.EXPIRED: Alert.Kind.EXPIRED,
+}
 _OF_DEVICES = {*_TROUBLES.values(), Alert.Kind.MISMATCH}  # whose subject is the id of a device
 
 

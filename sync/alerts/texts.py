@@ -109,6 +109,10 @@ def sentence(alert: Alert, names: Mapping[str, str]) -> str:
             text = f"{name} has not called, with {_many(alert.count, 'mutation', 'mutations')} in its outbox"
         case Alert.Kind.MISMATCH:
             text = f"{name} found {_many(alert.count, 'row', 'rows')} that differed from the server's"
+        case Alert.Kind.LIMITED:
+            text = f"{name} has used up its requests or changes, so that it is refused for a while"
+        case Alert.Kind.EXPIRED:
+            text = f"{name} was not used for so long that it is refused: let it in again, or revoke it"
         case _:
             text = f"Alerts do not get through by {name}"
     return f"{text}, since {since}."

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("sync", "0007_operation"),
+        ("sync", "0008_device_alerts"),
     ]
 
     operations = [
@@ -19,6 +19,8 @@ class Migration(migrations.Migration):
                     ("quarantine_late", "mutations in quarantine wait for too long"),
                     ("device_stuck", "a device does not get rid of its outbox"),
                     ("device_silent", "a device does not call any more"),
+                    ("device_limited", "a device has used up its requests or changes"),
+                    ("device_expired", "a device was not used for so long that it is refused"),
                     ("replica_mismatch", "a device found rows that differ from the server's"),
                     ("channel_failing", "alerts do not get through"),
                 ]

@@ -17,16 +17,34 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
 from devices.admin import GrantInline
-from devices.enroll import revoke
+from devices.enroll import let_in_again, revoke
 from devices.models import Device, Trouble
 from sync.models import Conflict, Rejection
 from sync.pages import words
+from sync.pages.device_access import access, wipe_of
 from sync.permissions import visible
 from sync.sql import block
 
 SCOPES_SHOWN_MAX = 3  # of a device, in the list
 PUSHED_DAYS = 30  # on a device's page; answers are kept for SYNC_RESULT_AGE_DAYS_MAX
 CAUSES_MAX = 20  # on a device's page, the largest first
+STATES = {
+    "active": ("good", "active"),
+    Trouble.LIMITED: ("bad", "over its limits"),
+    Trouble.EXPIRED: ("warn", "expired"),
+    Trouble.STUCK: ("bad", "stuck"),
+    Trouble.SILENT: ("warn", "silent"),
+    "user_inactive": ("plain", "refused: its user is not active"),
+    "revoked": ("plain", "revoked"),
+    "told_to_wipe": ("plain", "revoked, told to wipe"),
+}
+# How its page calls out a trouble: the kind, the icon and the words.
+ALERTS = {
+    Trouble.LIMITED: ("bad", "speed", "This device is over its limits."),
+    Trouble.EXPIRED: ("warn", "hourglass_disabled", "This device has expired."),
+    Trouble.STUCK: ("bad", "error", "This device is stuck."),
+    Trouble.SILENT: ("warn", "notifications_paused", "This device is silent."),
+}
 OPEN = Q(state=Conflict.State.OPEN)
 
 
@@ -49,7 +67,7 @@ class TroubleFilter(admin.SimpleListFilter):
     parameter_name = "trouble"
 
     def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
-        return [(Trouble.STUCK, "Stuck"), (Trouble.SILENT, "Silent"), ("none", "None")]
+        return [*((trouble, STATES[trouble][1].capitalize()) for trouble in Trouble), ("none", "None")]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
         wanted = self.value()
@@ -70,12 +88,12 @@ class DeviceAdmin(ModelAdmin):
     class Media:
         css = {"all": ["sync/record.css"]}
 
-    actions = ("revoke", "revoke_and_wipe")
+    actions = ("revoke", "revoke_and_wipe", "let_in")
     fieldsets = (
-        (None, {"fields": ("name", "user", "user_scopes")}),
+        (None, {"fields": ("name", "user")}),
         ("What it told", {"fields": ("platform", "app_version", "client", "created_at", "id")}),
     )
-    readonly_fields = ("id", "platform", "app_version", "client", "created_at", "user_scopes")
+    readonly_fields = ("id", "platform", "app_version", "client", "created_at")
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
         return False  # a device enrols with a code
@@ -129,10 +147,6 @@ class DeviceAdmin(ModelAdmin):
         more = {"glance": glance(request, device)} if device and self.has_view_or_change_permission(request) else {}
         return super().change_view(request, object_id, form_url, more | (extra_context or {}))
 
-    @admin.display(description="scopes granted to its user")
-    def user_scopes(self, device: Device) -> str:
-        return ", ".join(grant.scope for grant in device.user.sync_grants.all()) if device.user else ""
-
     # --- revoking ---
 
     @admin.action(description="Revoke: refuse from now on", permissions=["change"])
@@ -142,6 +156,16 @@ class DeviceAdmin(ModelAdmin):
     @admin.action(description="Revoke and wipe: the app also deletes its data", permissions=["change"])
     def revoke_and_wipe(self, request: HttpRequest, devices: QuerySet[Device]) -> None:
         self._revoke(request, devices, wipe=True)
+
+    @admin.action(description="Let it in again, after it expired", permissions=["change"])
+    def let_in(self, request: HttpRequest, devices: QuerySet[Device]) -> None:
+        let_in = [device for device in devices if let_in_again(device)]
+        for device in let_in:
+            self.log_change(request, device, "Let in again.")
+        if let_in:
+            self.message_user(request, f"Let in again: {', '.join(map(str, let_in))}.", messages.SUCCESS)
+        if others := [device for device in devices if device not in let_in]:
+            self.message_user(request, f"Not expired: {', '.join(map(str, others))}.", messages.WARNING)
 
     def _revoke(self, request: HttpRequest, devices: QuerySet[Device], wipe: bool) -> None:
         done = "Revoked, with wipe" if wipe else "Revoked"
@@ -156,11 +180,9 @@ class DeviceAdmin(ModelAdmin):
 
 def state_of(device: Any) -> tuple[str, str]:
     """The kind of its badge, and the word."""
-    if device.revoked_at is not None:
-        return "plain", "revoked, to be wiped" if device.wipe else "revoked"
-    if device.user is not None and not device.user.is_active:
-        return "plain", "refused: its user is not active"
-    return {Trouble.STUCK: ("bad", "stuck"), Trouble.SILENT: ("warn", "silent")}.get(device.trouble, ("good", "active"))
+    if device.state == "wiped":
+        return "plain", f"revoked, wiped {words.ago(device.wiped_at)}"
+    return STATES[device.state]
 
 
 def outbox_of(device: Device) -> str:
@@ -180,7 +202,7 @@ def scopes_of(device: Device) -> list[str]:
 
 def lag_of(device: Any) -> str:
     """How far behind it may be, in words."""
-    if device.last_seen_at is None:
+    if device.last_seen_at is None and device.trouble != Trouble.EXPIRED:
         return "It was enrolled and has not called yet."
     called = words.ago(device.last_seen_at)
     match device.trouble:
@@ -189,6 +211,11 @@ def lag_of(device: Any) -> str:
             return f"It calls, and does not get rid of its outbox: when it called {called}, its oldest was {waits} old."
         case Trouble.SILENT:
             return f"It last called {called}, and lacks every change since."
+        case Trouble.EXPIRED:
+            days = settings.SYNC_DEVICE_UNUSED_DAYS_MAX
+            return f"It last called {called}; after {days} days it is refused. Let it in again, or revoke it."
+        case Trouble.LIMITED:
+            return f"It came to a limit {words.ago(device.limited_at)}: then it is refused until the next hour or day."
     if device.pending:
         return f"It called {called}, with {device.pending} of its own changes still to be sent."
     return f"It called {called}; of what was changed since, it has nothing yet."
@@ -203,11 +230,12 @@ def glance(request: HttpRequest, device: Any) -> dict[str, Any]:
     return {
         "device": device,
         "state": words.badge(kind, state),
-        "trouble": device.trouble,
+        "alert": ALERTS.get(device.trouble),
+        "access": access(device),
+        "wipe": wipe_of(device),
         "lag": lag_of(device),
         "seen": words.moment(device.last_seen_at),
         "oldest": words.moment(device.oldest_pending_at) if device.oldest_pending_at else "",
-        "scopes": scopes_of(device),
         "causes": _causes(rejections, device),
         "refused": device.refused_count,
         "refused_address": _address("admin:sync_rejection_changelist", device),

@@ -17,7 +17,13 @@ from sync.permissions import Somebody, holds, viewable_entities
 
 DAYS = 14  # of the chart
 DEVICES_SHOWN_MAX = 8
-SAID = {Trouble.STUCK: "calling, but with an outbox that stays", Trouble.SILENT: "not heard of any more"}
+TITLES = {
+    Trouble.STUCK: ("Stuck devices", "calling, but with an outbox that stays"),
+    Trouble.SILENT: ("Silent devices", "not heard of any more"),
+    Trouble.LIMITED: ("Runaway devices", "came to their limit of requests or changes"),
+    Trouble.EXPIRED: ("Expired devices", "not used for so long that they are refused"),
+}
+SELDOM = {Trouble.LIMITED, Trouble.EXPIRED}  # not worth a place where there is none
 COLOURS = {"applied": "#6098fa", "merged": "#1d48c4", "in conflict": "#f59e0b", "rejected": "#dc4a3d"}
 
 
@@ -64,10 +70,12 @@ def _tasks(user: Somebody, now: Attention) -> Iterable[Task]:
     if holds(user, "view", Rejection):
         yield _waiting("Quarantine", "refused, waiting to be mended", now.quarantine, rejections)
     if holds(user, "view", Device):
-        for trouble, title in ((Trouble.STUCK, "Stuck devices"), (Trouble.SILENT, "Silent devices")):
+        for trouble, (title, said) in TITLES.items():
+            if trouble in SELDOM and not now.devices_count[trouble]:
+                continue
             since = min((device.since for device in now.devices if device.trouble == trouble), default=None)
             count = now.devices_count[trouble]
-            yield Task(title, count, SAID[trouble], since, f"{devices}?trouble={trouble.value}", count)
+            yield Task(title, count, said, since, f"{devices}?trouble={trouble.value}", count)
 
 
 def _waiting(title: str, said: str, waiting: Sequence[Waiting], link: str) -> Task:

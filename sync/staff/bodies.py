@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 from django.conf import settings
 
-from devices.models import Device
 from sync.models import Conflict, Decision, History, Rejection
 from sync.mutation import REVISION_MAX, Error
 from sync.quarantine import Replayed
@@ -65,12 +64,6 @@ class StaffDiscard(msgspec.Struct, forbid_unknown_fields=True):
 
     ids: Ids
     comment: Annotated[str, msgspec.Meta(min_length=1, max_length=settings.SYNC_COMMENT_CHARS_MAX)]
-
-
-class StaffRevoke(msgspec.Struct, forbid_unknown_fields=True):
-    """`wipe`: the app also deletes its data when it next calls."""
-
-    wipe: bool = False
 
 
 class StaffRestore(msgspec.Struct, forbid_unknown_fields=True):
@@ -250,23 +243,6 @@ class StaffDiscarded(msgspec.Struct):
     discarded: int
 
 
-class StaffDevice(msgspec.Struct):
-    """One installation of an app. `pending`: mutations in its outbox, as it last told."""
-
-    id: UUID
-    name: str
-    platform: str
-    app_version: str
-    user: str | None
-    enrolled_at: datetime
-    revoked_at: datetime | None
-    wipe: bool
-    last_seen_at: datetime | None
-    client: str
-    pending: int | None
-    oldest_pending_at: datetime | None
-
-
 class StaffChange(msgspec.Struct):
     """One change of a row. `mutation`: what made it, a device's mutation or a decision."""
 
@@ -287,8 +263,8 @@ class StaffRestored(msgspec.Struct):
     rev: int
 
 
-INCOMING = (StaffResolve, StaffSide, StaffUndo, StaffReplay, StaffDiscard, StaffRevoke, StaffRestore)
-LISTED = (StaffEntity, StaffConflict, StaffDecision, StaffRejection, StaffDevice, StaffChange)
+INCOMING = (StaffResolve, StaffSide, StaffUndo, StaffReplay, StaffDiscard, StaffRestore)
+LISTED = (StaffEntity, StaffConflict, StaffDecision, StaffRejection, StaffChange)
 OUTGOING = (
     *LISTED,
     StaffStakes,
@@ -311,15 +287,15 @@ def refused(found: Mapping[UUID, Iterable[Error]]) -> list[StaffRefused]:
 
 
 def conflict(found: Conflict) -> StaffConflict:
-    return StaffConflict(**_given(StaffConflict, found, row=found.row_id))
+    return StaffConflict(**members(StaffConflict, found, row=found.row_id))
 
 
 def decision(found: Decision) -> StaffDecision:
-    return StaffDecision(**_given(StaffDecision, found, conflict=found.conflict_id))
+    return StaffDecision(**members(StaffDecision, found, conflict=found.conflict_id))
 
 
 def stakes(found: Stakes, decisions: Iterable[Decision]) -> StaffStakes:
-    given = _given(
+    given = members(
         StaffStakes,
         found,
         conflict=conflict(found.conflict),
@@ -330,16 +306,16 @@ def stakes(found: Stakes, decisions: Iterable[Decision]) -> StaffStakes:
 
 
 def preview(found: Preview) -> StaffPreview:
-    return StaffPreview(**_given(StaffPreview, found, conflict=found.conflict.pk, errors=errors(found.errors)))
+    return StaffPreview(**members(StaffPreview, found, conflict=found.conflict.pk, errors=errors(found.errors)))
 
 
 def rejection(found: Rejection) -> StaffRejection:
     told = [StaffError(each["field"], each["code"], each["message"]) for each in found.errors]
-    return StaffRejection(**_given(StaffRejection, found, row=found.row_id, errors=told))
+    return StaffRejection(**members(StaffRejection, found, row=found.row_id, errors=told))
 
 
 def replayed(found: Replayed) -> StaffReplayed:
-    given = _given(
+    given = members(
         StaffReplayed,
         found,
         rejection=found.rejection.pk,
@@ -349,16 +325,11 @@ def replayed(found: Replayed) -> StaffReplayed:
     return StaffReplayed(**given)
 
 
-def device(found: Device) -> StaffDevice:
-    user = found.user.get_username() if found.user else None
-    return StaffDevice(**_given(StaffDevice, found, user=user, enrolled_at=found.created_at))
-
-
 def change(found: History) -> StaffChange:
-    return StaffChange(**_given(StaffChange, found, row=found.row_id))
+    return StaffChange(**members(StaffChange, found, row=found.row_id))
 
 
-def _given(kind: type[msgspec.Struct], record: object, **others: Any) -> dict[str, Any]:
+def members(kind: type[msgspec.Struct], record: object, **others: Any) -> dict[str, Any]:
     """The members of a body: the record's own attributes, and what stands in the place of some."""
     names = [name for name in kind.__struct_fields__ if name not in others]
     return {name: getattr(record, name) for name in names} | others

@@ -8,7 +8,7 @@ import django_filters.fields
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
-from devices.models import Device
+from devices.models import Device, Trouble
 from sync.models import Conflict, Decision, History, Rejection
 
 
@@ -72,6 +72,7 @@ class DeviceFilters(django_filters.FilterSet):
     name = django_filters.CharFilter(lookup_expr="icontains")
     user = django_filters.CharFilter("user__username")
     revoked = django_filters.BooleanFilter("revoked_at", "isnull", exclude=True)
+    trouble = django_filters.ChoiceFilter(choices=Trouble.choices)
     silent_since = Moment(method="silent", help_text="Did not call since then.")
 
     class Meta:

@@ -8,7 +8,7 @@ from django.conf import settings
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
 from sync.openapi import array, closed, ref
-from sync.staff import bodies
+from sync.staff import bodies, device_bodies
 from sync.staff import openapi_examples as example
 from syncserver.openapi import CONTENT_ENCODING, REQUEST_ID, RETRY_AFTER, problems
 
@@ -20,11 +20,11 @@ COMMON = (REQUEST_ID, RETRY_AFTER, LOGIN)
 
 def add_components(result: Schema, generator: object, request: object, public: bool) -> Schema:  # noqa: ARG001
     """drf-spectacular's hook: the schemas of the bodies."""
-    kinds = [*bodies.INCOMING, *bodies.OUTGOING]
+    kinds = [*bodies.INCOMING, *device_bodies.INCOMING, *bodies.OUTGOING, *device_bodies.OUTGOING]
     _, found = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     lists = {
         f"{kind.__name__}List": closed({"results": array(ref(kind.__name__)), "cursor": {"type": ["string", "null"]}})
-        for kind in bodies.LISTED
+        for kind in (*bodies.LISTED, *device_bodies.LISTED)
     }
     schemas = result["components"]["schemas"] | found | lists
     result["components"]["schemas"] = dict(sorted(schemas.items()))
@@ -139,6 +139,35 @@ revoke_post = _described(
     "revoke", "Revoke a device", "From now on it is refused on every call.", "StaffDevice", example.DEVICE, "not_found",
     body="StaffRevoke", sent={"wipe": True},
 )  # fmt: skip
+let_in_post = _described(
+    "let_in", "Let an expired device in again", "Where it has not expired, nothing is done: see its `state`.",
+    "StaffDevice", example.DEVICE, "not_found",
+)  # fmt: skip
+
+
+def _grants(of: str, whom: str) -> tuple[Callable[[F], F], ...]:
+    """Of the three operations on the grants of a device or a user."""
+    id = OpenApiParameter("name", location=OpenApiParameter.PATH, description="The user's name.")
+    more: dict[str, Any] = {"parameters": (id,)} if of == "user" else {}
+    sent = more | {"body": "StaffScopes", "sent": {"scopes": ["store:7"]}}
+    return (
+        _described(
+            f"{of}_grants", f"What {whom} may see", "The granted scopes, and to whom.", "StaffGrants",
+            {"grants": [{"scope": "store:7", "to": of, "source": ""}]}, "not_found", **more,
+        ),
+        _described(
+            f"{of}_grant", f"Grant scopes to {whom}", "All of them, or none. Their rows come with the next pulls.",
+            "StaffGranted", {"changed": ["store:7"], "devices": 1}, "not_found", "too_many_scopes", **sent,
+        ),
+        _described(
+            f"{of}_take", f"Take scopes back from {whom}", "Rows that no other scope holds leave with the next pull.",
+            "StaffGranted", {"changed": ["store:7"], "devices": 1}, "not_found", **sent,
+        ),
+    )  # fmt: skip
+
+
+device_grants_get, device_grant_post, device_take_post = _grants("device", "a device")
+user_grants_get, user_grant_post, user_take_post = _grants("user", "all devices of a user")
 history_get = _listed(
     "history", "What became of a row", "Its changes, the newest first.", "StaffChange", example.CHANGE, "rev"
 )

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from sync.staff import views
+from sync.staff import devices, views
 
 urlpatterns = [
     path("entities", views.EntitiesView.as_view()),
@@ -15,9 +15,14 @@ urlpatterns = [
     path("quarantine/discard", views.DiscardView.as_view()),
     path("quarantine/<uuid:id>", views.RejectionView.as_view()),
     path("quarantine/<uuid:id>/replay", views.ReplayView.as_view()),
-    path("devices", views.DevicesView.as_view()),
-    path("devices/<uuid:id>", views.DeviceView.as_view()),
-    path("devices/<uuid:id>/revoke", views.RevokeView.as_view()),
+    path("devices", devices.DevicesView.as_view()),
+    path("devices/<uuid:id>", devices.DeviceView.as_view()),
+    path("devices/<uuid:id>/revoke", devices.RevokeView.as_view()),
+    path("devices/<uuid:id>/let-in", devices.LetInView.as_view()),
+    path("devices/<uuid:id>/grants", devices.DeviceGrantsView.as_view()),
+    path("devices/<uuid:id>/grants/revoke", devices.DeviceRevocationsView.as_view()),
+    path("users/<str:name>/grants", devices.UserGrantsView.as_view()),
+    path("users/<str:name>/grants/revoke", devices.UserRevocationsView.as_view()),
     path("history", views.HistoryView.as_view()),
     path("rows/<str:entity>/<uuid:id>/restore", views.RestoreView.as_view()),
 ]

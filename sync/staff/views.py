@@ -8,8 +8,6 @@ from django.db.models import Count, QuerySet
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from devices.enroll import revoke
-from devices.models import Device
 from sync import quarantine, resolve, versions
 from sync.amend import sides_of
 from sync.decide import RowKey
@@ -204,40 +202,6 @@ class DiscardView(StaffView):
                 allowed=lambda rejection: may_mend(user, [rejection]),
             )
         return answered(bodies.StaffDiscarded(count))
-
-
-# --- devices ---
-
-
-def _devices(request: Request) -> "QuerySet[Device]":
-    """The devices, for who may see them; none for others."""
-    found = Device.objects.select_related("user")
-    return found if holds(user_of(request), "view", Device) else found.none()
-
-
-class DevicesView(ListView):
-    queryset = Device.objects.all()
-    filterset_class = filters.DeviceFilters
-    order = Order(["name", "created_at"], descending=False)
-
-    @openapi.devices_get
-    def get(self, request: Request) -> HttpResponse:
-        return self.answer(_devices(request), request, bodies.device)
-
-
-class DeviceView(StaffView):
-    @openapi.device_get
-    def get(self, request: Request, id: UUID) -> HttpResponse:
-        return answered(bodies.device(one(_devices(request), id)))
-
-
-class RevokeView(StaffView):
-    @openapi.revoke_post
-    def post(self, request: Request, id: UUID) -> HttpResponse:
-        device = one(_devices(request), id)
-        demand(holds(user_of(request), "change", Device))
-        revoke(device, body_as(request._request, bodies.StaffRevoke).wipe)
-        return answered(bodies.device(device))
 
 
 # --- rows ---

@@ -52,7 +52,7 @@ def seen(server: Server) -> Seen:
     [
         ("/admin/", "Open conflicts"),
         ("/admin/devices/device/", "Nancy's phone"),
-        ("/admin/devices/device/{device}/change/", "Nancy's phone"),
+        ("/admin/devices/device/{device}/change/", "What it asked for"),
         ("/admin/devices/enrollmentcode/add/", "One a line, such as global or store:7."),
         ("/admin/sync/conflict/", "the server's values stay"),
         ("/admin/sync/conflict/{conflict}/change/", "030-2222222"),

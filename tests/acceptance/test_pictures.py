@@ -66,7 +66,7 @@ def selecting(page: Page) -> None:
         ("refused-change", "light", 1130, None),
         ("row-history", "light", 960, None),
         ("restore-version", "light", 760, None),
-        ("device", "light", 640, None),
+        ("device", "light", 860, None),
         ("devices", "light", 560, None),
     ],
 )

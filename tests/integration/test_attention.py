@@ -22,7 +22,7 @@ def now(entities: set[str] | None = None) -> Attention:
 def test_nothing_open_and_no_device_needs_no_attention() -> None:
     found = now()
     assert (found.conflicts, found.quarantine, found.devices, found.is_needed) == ([], [], [], False)
-    assert found.devices_count == {Trouble.STUCK: 0, Trouble.SILENT: 0}
+    assert found.devices_count == dict.fromkeys(Trouble, 0)
 
 
 def test_open_conflicts_are_counted_by_entity_with_the_late_ones_and_the_oldest() -> None:

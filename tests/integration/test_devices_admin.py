@@ -13,8 +13,8 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
-from devices.enroll import create_code, enroll, revoke
-from devices.models import Device, EnrollmentCode, Grant
+from devices.enroll import create_code, enroll, revoke, rotate, wiped
+from devices.models import Device, EnrollmentCode, Grant, Usage
 from sync.sql import blocks
 from tests.integration.sync_support import TestDevice, create
 
@@ -127,6 +127,49 @@ def test_revoke_actions(admin_client: Client, tablet: Device, action: str, wipe:
     assert (tablet.is_active, tablet.wipe) == (False, wipe)
     assert "Tablet 12" in shown
     assert "revoked" in shown
+
+
+def test_expired_device_is_found_shown_and_let_in_again(admin_client: Client, tablet: Device) -> None:
+    Device.objects.update(created_at=timezone.now() - timedelta(days=365))
+    address = f"/admin/devices/device/{tablet.pk}/change/"
+    assert "Tablet 12" in page(admin_client, "/admin/devices/device/?trouble=expired")
+    shown = page(admin_client, address)
+    assert "This device has expired." in shown
+    assert "after 180 days it is refused" in shown
+    assert "Expired devices" in page(admin_client, "/admin/")
+    assert "Let in again: Tablet 12" in unescape(act(admin_client, "let_in", tablet).content.decode())
+    assert "Not expired: Tablet 12" in unescape(act(admin_client, "let_in", tablet).content.decode())
+    assert "Expired devices" not in page(admin_client, "/admin/")
+
+
+def test_device_page_tells_what_it_may_see_and_why_and_what_it_asked_for(admin_client: Client, tablet: Device) -> None:
+    ana = User.objects.create_user("ana")
+    Device.objects.update(user=ana)
+    Grant.objects.create(user=ana, scope="user:ana")
+    now = timezone.now()
+    Usage.objects.create(device=tablet, kind="requests", at=now, hour=3, day=90_000)
+    Usage.objects.create(device=tablet, kind="changes", at=now, hour=200_000, day=200_000, reached_at=now)
+    shown = " ".join(re.sub(r"<[^>]+>", " ", page(admin_client, f"/admin/devices/device/{tablet.pk}/change/")).split())
+    for fact in ("store:7 this device", "user:ana its user, ana", "This device is over its limits."):
+        assert fact in shown
+    assert (
+        "Requests this hour 3 of 20,000 Requests today 90,000 of 100,000 Changes this hour 200,000 of 200,000" in shown
+    )
+    for fact in ("Changes today 200,000 of 500,000", "It came to a limit of changes just now ."):
+        assert fact in shown
+    rotate(tablet, bytes(tablet.token_hash))
+    assert "not used yet: the one before goes on" in page(admin_client, f"/admin/devices/device/{tablet.pk}/change/")
+    assert "over its limits" in page(admin_client, "/admin/devices/device/?trouble=limited")
+
+
+def test_list_and_page_tell_where_a_wipe_stands(admin_client: Client, tablet: Device) -> None:
+    revoke(tablet, wipe=True)
+    address = f"/admin/devices/device/{tablet.pk}/change/"
+    assert "revoked, told to wipe" in page(admin_client, "/admin/devices/device/")
+    assert "told to, not reported" in page(admin_client, address)
+    wiped(tablet)
+    assert "revoked, wiped just now" in page(admin_client, "/admin/devices/device/")
+    assert "told to, not reported" not in page(admin_client, address)
 
 
 def test_revoke_needs_the_permission_to_change(client: Client, tablet: Device) -> None:

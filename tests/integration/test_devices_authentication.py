@@ -1,7 +1,6 @@
 """Who is calling: tokens, revocation, scopes, and what a call leaves behind."""
 
 import secrets
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -102,14 +101,6 @@ def test_identity_function_keeps_one_plan_for_all_callers() -> None:
 
 
 # --- Rotation
-
-
-def test_rotate_swaps_the_token(client: Client, tablet: tuple[Device, str]) -> None:
-    old = tablet[1]
-    new = client.post("/devices/me/rotate", headers={"Authorization": f"Bearer {old}"}).json()["token"]
-    assert new != old
-    assert me(client, old).status_code == 401
-    assert me(client, new).status_code == 200
 
 
 def test_rotate_by_get_returns_405(client: Client, tablet: tuple[Device, str]) -> None:
@@ -235,12 +226,11 @@ def test_emptied_outbox_is_noted_at_once(client: Client, tablet: tuple[Device, s
 
 
 def test_seen_without_knowing_what_was_noted_goes_by_time_only(tablet: tuple[Device, str]) -> None:
-    device = tablet[0]
-    seen(device.id, timezone.now(), CLIENT)
+    device, token = tablet
+    seen(token_hash(token), device.id, timezone.now(), CLIENT)
     assert Device.objects.get().pending is None
-    seen(device.id, None, CLIENT)
+    seen(token_hash(token), device.id, None, CLIENT)
     assert Device.objects.get().pending == 12
-    seen(uuid.uuid4(), None, CLIENT)
 
 
 @pytest.mark.parametrize(
@@ -284,8 +274,6 @@ def test_token_is_long_and_recognisable(tablet: tuple[Device, str]) -> None:
     assert token.startswith("sd_")
     assert len(token) == len("sd_") + len(secrets.token_urlsafe(32))
     assert rotate(device, token_hash(token)) != token
-    with pytest.raises(Problem, match="unauthorized"):
-        rotate(device, token_hash(token))  # another call was faster
 
 
 def test_identify_unknown_hash_is_unauthorized() -> None:

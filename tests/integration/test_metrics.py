@@ -84,7 +84,7 @@ def test_metrics_count_devices_by_state_and_what_is_in_their_outboxes() -> None:
     device(last_seen_at=now, revoked_at=now, pending=100)
     found = scraped()
     states = {labels[0]: value for (name, labels), value in found.items() if name == "syncserver_devices"}
-    assert states == {"well": 1, "stuck": 1, "silent": 1, "refused": 1}
+    assert states == {"well": 1, "limited": 0, "expired": 0, "stuck": 1, "silent": 1, "refused": 1}
     assert found["syncserver_device_mutations_pending", ()] == 7
 
 

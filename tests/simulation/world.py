@@ -28,7 +28,7 @@ TABLES_OF_SYNC = (
     *("sync_feed", "sync_history", "sync_result", "sync_tick"),
     *("sync_conflict", "sync_decision", "sync_rejection", "sync_outcome", "sync_mismatch"),
 )
-TABLES_OF_DEVICES = ("devices_granted", "devices_grant", "devices_enrollmentcode", "devices_device")
+TABLES_OF_DEVICES = ("devices_grant", "devices_granted", "devices_usage", "devices_enrollmentcode", "devices_device")
 TOMBSTONE_AGE_DAYS = 91  # older than any that is kept
 
 

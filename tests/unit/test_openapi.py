@@ -37,8 +37,9 @@ def test_problem_outside_the_catalogue_is_a_mistake_of_ours() -> None:
     ("method", "path", "statuses"),
     [
         ("post", "/devices/enroll", {"201", "400", "403", "406", "413", "415", "429", "500", "503"}),
-        ("get", "/devices/me", {"200", "401", "406", "500", "503"}),
-        ("post", "/devices/me/rotate", {"200", "401", "406", "500", "503"}),
+        ("get", "/devices/me", {"200", "401", "406", "429", "500", "503"}),
+        ("post", "/devices/me/rotate", {"200", "401", "406", "429", "500", "503"}),
+        ("post", "/devices/me/wiped", {"204", "401", "403", "406", "500", "503"}),
     ],
 )
 def test_device_endpoints_are_described_with_every_answer(method: str, path: str, statuses: set[str]) -> None:

@@ -1,16 +1,15 @@
 """`manage.py enrollment_code`: a code with which one device can enrol."""
 
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from devices.enroll import create_code
+from devices.management.granting import ExplainedCommand, user_of
 
 EXAMPLES = """\
 examples:
@@ -20,11 +19,9 @@ examples:
 """
 
 
-class Command(BaseCommand):
+class Command(ExplainedCommand):
     help = "Make a code with which one device can enrol. It works once, expires, and is shown only now."
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
-        return super().create_parser(*args, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         hours_max = settings.SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX
@@ -45,7 +42,7 @@ class Command(BaseCommand):
         scopes = sorted(set(options["scope"])) or ["global"]
         hours = settings.SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX if options["hours"] is None else options["hours"]
         try:
-            code = create_code(scopes, _user(options["user"]), hours)
+            code = create_code(scopes, user_of(options["user"]) if options["user"] is not None else None, hours)
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
         if options["json"]:
@@ -57,15 +54,3 @@ class Command(BaseCommand):
         self.stdout.write(f"It enrols one device{whose}, within {hours} hours, with: {', '.join(scopes)}.")
         self.stdout.write("Type it into the app, or send it to POST /devices/enroll:")
         self.stdout.write(f"""  {{"code": "{code}", "name": "Tablet 12"}}""")
-
-
-def _user(name: str | None) -> AbstractBaseUser | None:
-    if name is None:
-        return None
-    users = get_user_model()
-    try:
-        return users._default_manager.get_by_natural_key(name)
-    except users.DoesNotExist:
-        raise CommandError(
-            f"There is no user {name!r}. Make one in the admin, or with manage.py createsuperuser."
-        ) from None

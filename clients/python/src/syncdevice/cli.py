@@ -77,6 +77,10 @@ def parser() -> argparse.ArgumentParser:
     sync.add_argument("--wait", type=int, default=0, metavar="SECONDS", help="stay for changes where there are none")
     sync.add_argument("--lock-wait", type=float, default=0.0, metavar="SECONDS", help="wait for another sync to end")
     sync.set_defaults(run=_sync)
+    rotate = commands.add_parser("rotate", help="swap the device's token for a new one; sync does it every 30 days")
+    rotate.add_argument("path", help="the replica's file")
+    rotate.add_argument("--lock-wait", type=float, default=0.0, metavar="SECONDS", help="wait for a sync to end")
+    rotate.set_defaults(run=_rotate)
     status = commands.add_parser("status", help="where the replica stands; works offline")
     status.set_defaults(run=_status)
     log = commands.add_parser(
@@ -199,6 +203,11 @@ def _shown() -> Iterator[Callable[[Progress], None] | None]:
     with _bar() as bar:
         task = bar.add_task("sync", total=None)
         yield lambda step: bar.update(task, description=step.phase, completed=step.done, total=step.total)
+
+
+def _rotate(options: argparse.Namespace) -> None:
+    Replica(options.path).rotate(lock_wait=options.lock_wait)
+    print("the device has a new token; the old one goes on until the new one is used")
 
 
 def _bar() -> Bar:

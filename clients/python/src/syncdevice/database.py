@@ -44,6 +44,8 @@ OWN_TABLES = (
     '"_sync_check" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "at" TEXT NOT NULL, "done" INTEGER NOT NULL)',
     # How far `GET /sync/outcomes` was read, by device: one that was enrolled anew begins anew.
     '"_sync_cursor" ("device" TEXT PRIMARY KEY NOT NULL, "cursor" TEXT NOT NULL)',
+    # Since when the device has its token, and the one before it: see `tokens`.
+    '"_sync_rotation" ("device" TEXT PRIMARY KEY NOT NULL, "at" TEXT NOT NULL, "old_token" TEXT)',
 )
 
 

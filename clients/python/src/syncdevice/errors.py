@@ -33,11 +33,15 @@ class EnrollmentRefused(SyncError):
 
 
 class DeviceRevoked(SyncError):
-    """An administrator revoked this device. `wiped`: the local file was deleted, as the administrator asked."""
+    """An administrator revoked this device, or it was not used for too long.
 
-    def __init__(self, message: str, wiped: bool) -> None:
+    `wiped`: the local file was deleted, as the administrator asked; `reported`: and the server knows of it.
+    """
+
+    def __init__(self, message: str, wiped: bool, reported: bool = False) -> None:
         super().__init__(message)
         self.wiped = wiped
+        self.reported = reported
 
 
 class Refused(SyncError):

@@ -6,14 +6,24 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
 import httpx
 
-from syncdevice import check, database, fates
+from syncdevice import check, database, fates, tokens
 from syncdevice.database import State
-from syncdevice.errors import DeviceRevoked, NotEnrolled, ProtocolError, SchemaMoved, SyncError, TokenExpired
+from syncdevice.errors import (
+    Busy,
+    DeviceRevoked,
+    NotEnrolled,
+    NotReachable,
+    ProtocolError,
+    Refused,
+    SchemaMoved,
+    SyncError,
+    TokenExpired,
+)
 from syncdevice.fates import OUTCOME_DAYS, OnOutcome
 from syncdevice.outcomes import Outcome
 from syncdevice.pull import pull_changes
@@ -28,6 +38,7 @@ Callbacks = tuple[OnOutcome | None, OnOutcome | None, OnOutcome | None]
 
 APP_BUSY_SECONDS = 10.0
 FRESH_STARTS_MAX = 3
+ROTATE_DAYS = 30.0
 
 
 def _now() -> str:
@@ -80,16 +91,18 @@ class Replica:
         retry_seconds: float = RETRY_TOTAL_SECONDS,
         outcome_days: float | None = OUTCOME_DAYS,
         check_days: float | None = check.CHECK_DAYS,
+        rotate_days: float | None = ROTATE_DAYS,
     ) -> None:
         """Raises NotEnrolled where `path` is no replica. `retry_seconds`: how long one request is tried again.
 
         `http` replaces the network (a proxy, a client certificate, a test). `outcome_days`: how long outcomes are kept
         once they are decided; None: until the application deletes them. `check_days`: how often a sync also checks
-        what the file holds, besides after every load; None: only `check()` does.
+        what the file holds, besides after every load; None: only `check()` does. `rotate_days`: a device's token that
+        is older is swapped for a new one at the end of a sync; None: never.
         """
         self.path = os.fspath(path)
         self._http, self._retry_seconds = http, retry_seconds
-        self.outcome_days, self.check_days = outcome_days, check_days
+        self.outcome_days, self.check_days, self.rotate_days = outcome_days, check_days, rotate_days
         if not os.path.exists(self.path):
             raise NotEnrolled(f"{self.path} is not there: enroll the device first")
         try:
@@ -227,22 +240,60 @@ class Replica:
             if changes and on_change:
                 on_change(changes)
 
-        with database.locked(self.path, lock_wait):
-            try:
-                with closing(database.connect(self.path)) as conn:
-                    state = database.read_state(conn)
-                    transport = Transport(
-                        state.url, state.device_token, http=self._http, retry_seconds=self._retry_seconds
-                    )
-                    with closing(transport), self._telling(conn, callbacks):
-                        self._sync(conn, transport, report, tell, changed, wait)
-                        report.check = checking(conn, transport, tell, changed, report.reloaded)
-            except DeviceRevoked as error:
-                if error.wiped:
-                    database.remove_files(self.path)
-                raise
+        with self._online(lock_wait) as (conn, transport):
+            with self._telling(conn, callbacks):
+                try:
+                    self._sync(conn, transport, report, tell, changed, wait)
+                except Refused as error:
+                    if error.code != "unauthorized" or not tokens.fall_back(conn, transport, _now()):
+                        raise
+                    self._sync(conn, transport, report, tell, changed, wait)
+                report.check = checking(conn, transport, tell, changed, report.reloaded)
+            with suppress(Busy, NotReachable, Refused, ProtocolError):  # the next sync tries again
+                if tokens.is_due(conn, self.rotate_days, datetime.now(UTC)):
+                    tokens.rotate(conn, transport, _now())
         report.seconds = time.monotonic() - started
         return report
+
+    def rotate(self, *, lock_wait: float = 0.0) -> None:
+        """Swap the device's token for a new one. Safe to kill at any moment: the old one works until the new is used.
+
+        `sync()` does it by itself every `rotate_days`. Raises Busy, NotReachable, DeviceRevoked, Refused and
+        ProtocolError; then the device goes on with what it has.
+        """
+        with self._online(lock_wait) as (conn, transport):
+            try:
+                tokens.rotate(conn, transport, _now())
+            except Refused as error:
+                if error.code != "unauthorized" or not tokens.fall_back(conn, transport, _now()):
+                    raise
+                tokens.rotate(conn, transport, _now())
+
+    @contextmanager
+    def _online(self, lock_wait: float) -> Iterator[tuple[sqlite3.Connection, Transport]]:
+        """The file, held against other syncs, and the server. Deletes the file where the server asks for that."""
+        with database.locked(self.path, lock_wait), closing(database.connect(self.path)) as conn:
+            state = database.read_state(conn)
+            transport = Transport(state.url, state.device_token, http=self._http, retry_seconds=self._retry_seconds)
+            with closing(transport):
+                try:
+                    yield conn, transport
+                except DeviceRevoked as error:
+                    if not error.wiped:
+                        raise
+                    conn.close()  # before its file goes
+                    raise self._wipe(transport) from error
+
+    def _wipe(self, transport: Transport) -> DeviceRevoked:
+        """Delete the file with everything beside it, then tell the server, as well as one can."""
+        database.remove_files(self.path)
+        reported = False
+        with suppress(SyncError):
+            transport.report_wiped()
+            reported = True
+        told = "the server knows of it" if reported else "the server could not be told"
+        message = f"an administrator revoked this device and had its data deleted here; {told}"
+        return DeviceRevoked(message, wiped=True, reported=reported)
 
     def _sync(
         self,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import random
 import re
 import ssl
@@ -133,6 +134,10 @@ class Transport:
             base_url=url.rstrip("/"), timeout=TIMEOUT, transport=http, headers=headers, verify=verify
         )
 
+    def use(self, token: str) -> None:
+        """Send another token from now on."""
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
     def close(self) -> None:
         self._stop.set()
         self._client.close()
@@ -143,6 +148,27 @@ class Transport:
         if not {"device", "token", "scopes"} <= answer.keys():
             raise ProtocolError("the answer to the enrolment is not of protocol version 1: check the URL")
         return answer
+
+    def rotate(self) -> str:
+        """POST /devices/me/rotate: a new token. The one that this uses goes on until the new one is used."""
+        token = self._json(self._send("POST", "/devices/me/rotate")).get("token")
+        if not isinstance(token, str) or not token:
+            raise ProtocolError("the answer to a rotation has no token: check the URL")
+        return token
+
+    def accepts(self) -> bool:
+        """Whether the server knows the token; this is a use of it. Raises DeviceRevoked."""
+        try:
+            self._send("GET", "/devices/me")
+        except Refused as error:
+            if error.code == "unauthorized":
+                return False
+            raise
+        return True
+
+    def report_wiped(self) -> None:
+        """POST /devices/me/wiped: the data is deleted, as an administrator asked."""
+        self._send("POST", "/devices/me/wiped")
 
     def schema(self, etag: str | None) -> tuple[str, str | None] | None:
         """The replica's DDL with its ETag, or None where `etag` is still the current one."""
@@ -227,12 +253,16 @@ class Transport:
                 if response.status_code not in RETRIED_STATUSES:
                     raise refusal(response)
                 problem = f"the server is busy ({response.status_code})"
+                if response.status_code == 429 and not once:
+                    problem = "this device has made too many requests or changes (429)"
                 retry_after = parse_retry_after(response.headers.get("Retry-After"), time.time())
             delay = retry_delay(attempt, retry_after, self._chance())
             if self._stop.is_set() or self._clock() + delay >= end:
                 advice = (
                     "check the address, or try again later" if once else "edits wait in the outbox, sync again later"
                 )
+                if retry_after and not once:
+                    advice = f"edits wait in the outbox, sync again in {_span(retry_after)}"
                 raise NotReachable(f"{problem}; {advice}", retry_after)
             self._sleep(delay)
             attempt += 1
@@ -273,6 +303,14 @@ def refusal(response: httpx.Response) -> SyncError:
         case 413, _:
             return BatchTooLarge(status, code, detail)
     return Refused(status, code, detail)
+
+
+def _span(seconds: float) -> str:
+    """Such as `2 h 5 min`."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (0 if hours or minutes >= 10 else rest, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 def http_date(moment: datetime) -> str:
