@@ -103,9 +103,10 @@ class DigestView(DirectView):
         bucket, after = _bucket(asked.get("bucket")), _uuid(asked.get("after"))
         if (bucket is not None and "entity" not in asked) or (after is not None and bucket is None):
             raise Problem("invalid_request", "`bucket` goes with `entity`, and `after` with `bucket`.", field="bucket")
+        stop_runaway(hashed)
         device, body = digest(hashed, token, asked.get("entity"), bucket, after)
         request.META[DEVICE_KEY] = device.id
-        seen(device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
+        seen(hashed, device.id, device.last_seen_at, request.META.get("HTTP_SYNC_CLIENT"), device.pending)
         return HttpResponse(body, content_type="application/json")
 
 
