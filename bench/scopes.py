@@ -103,6 +103,8 @@ def _rates(server: Server) -> tuple[float, float]:
         [(target, target.request("GET", f"/sync/pull?token={current(target)}")) for target in _devices(server, count)]
         for count in (HELD, 1)
     ]
+    with server.connect() as connection:  # something has been written since: else nobody would have to look
+        connection.execute("UPDATE entities_product SET reorder_level = reorder_level + 1")
     found: list[list[float]] = [[], []]
     for at in range(ROUNDS + 1):
         for place, requests in enumerate(kinds):

@@ -103,7 +103,9 @@ def look_up(hashed: bytes, request: HttpRequest | None = None) -> tuple[Device, 
     """The same, also of a device that was revoked, and whether it was. Raises Problem `unauthorized`."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id, name, user_id, wipe, last_seen_at, pending, scopes, revoked FROM devices_identity(%s)", [hashed]
+            "SELECT id, name, user_id, wipe, last_seen_at, pending, devices_scopes(id), revoked "
+            "FROM devices_identity(%s)",
+            [hashed],
         )
         row = cursor.fetchone()
     if row is None:

@@ -1,22 +1,19 @@
 -- Kept up to date by `migrate`. {users}, {user_key} and {user_type} are those of the deployment's own user model.
 
--- Who a token belongs to, and what it may see. PL/pgSQL, which keeps its plan: it is asked with every call.
--- The device of a person who is not active counts as revoked. Scopes come in byte order, each once.
+-- Who a token belongs to. PL/pgSQL, which keeps its plan: it is asked with every call.
+-- The device of a person who is not active counts as revoked.
 --
 -- A device that rotated its token has two: the older one goes on until the newer one was used, and some seconds more
 -- (devices/enroll.py). last_seen_at is NULL where the call is to be noted at once: at the first use of the newer one.
 DROP FUNCTION IF EXISTS devices_identity(bytea);
 CREATE FUNCTION devices_identity(token_hash bytea)
 RETURNS TABLE (
-    id uuid, name text, user_id {user_type}, scopes text[], revoked boolean, wipe boolean,
-    last_seen_at timestamptz, pending integer
+    id uuid, name text, user_id {user_type}, revoked boolean, wipe boolean, last_seen_at timestamptz, pending integer
 )
 LANGUAGE plpgsql STABLE ROWS 1 SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT d.id, d.name::text, d.user_id,
-           ARRAY(SELECT g.scope FROM devices_granted g WHERE g.device_id = d.id AND g.until IS NULL ORDER BY g.scope),
-           d.revoked_at IS NOT NULL OR u.is_active IS FALSE, d.wipe,
+    RETURN QUERY SELECT d.id, d.name::text, d.user_id, d.revoked_at IS NOT NULL OR u.is_active IS FALSE, d.wipe,
            CASE WHEN d.token_hash = devices_identity.token_hash AND d.old_token_hash IS NOT NULL
                      AND d.old_token_until IS NULL
                 THEN NULL ELSE d.last_seen_at END,
@@ -30,6 +27,13 @@ BEGIN
         WHERE o.old_token_hash = devices_identity.token_hash AND coalesce(o.old_token_until > now(), true)
         LIMIT 1
     );
+END $$;
+
+-- What is granted to a device, itself or through its user: in byte order, each once.
+CREATE OR REPLACE FUNCTION devices_scopes(device uuid) RETURNS text[] LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN ARRAY(SELECT g.scope FROM devices_granted g WHERE g.device_id = device AND g.until IS NULL ORDER BY g.scope);
 END $$;
 
 -- Bring the log of what was granted to these devices, and from when until when, in step with their grants and those of

@@ -51,9 +51,11 @@ DECLARE
     v_now pg_snapshot := pg_current_snapshot();
     v_forgotten xid8;
     v_identity text;
-    v_granted text[];
     v_revoked boolean;
     v_since pg_snapshot;
+    v_count int;
+    v_regranted boolean;
+    v_any boolean;
     v_open xid8[];
     v_lost text[];
     v_kept text[];
@@ -73,8 +75,7 @@ DECLARE
     v_next_xid xid8;
     v_next_seq bigint;
 BEGIN
-    SELECT i.id, i.scopes, i.revoked, i.wipe, i.last_seen_at, i.pending
-    INTO device, v_granted, v_revoked, wipe, last_seen_at, pending
+    SELECT i.id, i.revoked, i.wipe, i.last_seen_at, i.pending INTO device, v_revoked, wipe, last_seen_at, pending
     FROM devices_identity(p_token_hash) i;
     SELECT e.id, e.database_identity, e.forgotten_before INTO epoch, v_identity, v_forgotten FROM sync_epoch e;
     problem := CASE
@@ -85,9 +86,25 @@ BEGIN
           OR pg_snapshot_xmax(p_base) > pg_snapshot_xmax(v_now) OR pg_snapshot_xmax(p_target) > pg_snapshot_xmax(v_now)
           OR pg_snapshot_xmin(coalesce(p_base, p_floor)) < v_forgotten OR pg_snapshot_xmin(p_target) < v_forgotten
           THEN 'token_expired'
-        WHEN cardinality(v_granted) > p_scopes THEN 'too_many_scopes'
     END;
     IF problem IS NOT NULL THEN RETURN; END IF;
+
+    -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then these probes are all that is paid.
+    v_open := ARRAY(SELECT pg_snapshot_xip(p_base) ORDER BY 1);
+    SELECT count(*) FILTER (WHERE g.until IS NULL),
+           coalesce(bool_or(NOT pg_visible_in_snapshot(g.since, p_base) OR NOT pg_visible_in_snapshot(g.until, p_base)),
+                    p_base IS NULL),
+           coalesce(bool_or(g.until IS NULL AND (
+               EXISTS (SELECT FROM sync_feed f WHERE f.scope = g.scope AND f.xid >= pg_snapshot_xmax(p_base))
+               OR v_open <> '{}'
+                  AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = g.scope AND f.xid = ANY (v_open)))), false)
+    INTO v_count, v_regranted, v_any
+    FROM devices_granted g WHERE g.device_id = device;
+    IF v_count > p_scopes THEN problem := 'too_many_scopes'; RETURN; END IF;
+    IF NOT (v_regranted OR v_any) AND p_target IS NULL THEN
+        entities := '{}'; upserts := '{}'; deletes := '{}'; row_count := 0; has_more := false; base := v_now;
+        RETURN;
+    END IF;
 
     IF p_lane = 1 AND p_xid = '0' AND p_seq = 0 THEN
         p_target := NULL; -- nothing of the run was read yet: it may as well lead to now, and then it can be the last
@@ -109,41 +126,26 @@ BEGIN
     END IF;
     <<runs>> LOOP
         v_since := coalesce(base, floor);
-        IF base IS NOT NULL AND NOT EXISTS (
-            SELECT FROM devices_granted g WHERE g.device_id = device
-            AND (NOT pg_visible_in_snapshot(g.since, base) OR NOT pg_visible_in_snapshot(g.until, base))
-        ) THEN
-            v_lost := '{}'; v_kept := v_granted; v_new := '{}';
-        ELSE
-            SELECT coalesce(array_agg(g.scope ORDER BY g.scope) FILTER (WHERE g.granting AND g.had), '{}'),
-                   coalesce(array_agg(g.scope ORDER BY g.scope) FILTER (WHERE g.granting AND NOT g.had), '{}'),
-                   coalesce(array_agg(DISTINCT g.scope) FILTER (WHERE g.taken), '{}')
-            INTO v_kept, v_new, v_lost
-            FROM (
-                SELECT o.scope, coalesce(pg_visible_in_snapshot(o.since, base), false) AS had,
-                       pg_visible_in_snapshot(o.since, target)
-                       AND NOT coalesce(pg_visible_in_snapshot(o.until, target), false) AS granting,
-                       NOT pg_visible_in_snapshot(o.until, v_since) AND pg_visible_in_snapshot(o.until, target) AS taken
-                FROM devices_granted o WHERE o.device_id = device
-            ) g;
-            v_lost := ARRAY(SELECT unnest(v_lost) EXCEPT SELECT unnest(v_kept || v_new) ORDER BY 1);
-        END IF;
+        SELECT coalesce(array_agg(g.scope ORDER BY g.scope) FILTER (WHERE g.granting AND g.had), '{}'),
+               coalesce(array_agg(g.scope ORDER BY g.scope) FILTER (WHERE g.granting AND NOT g.had), '{}'),
+               coalesce(array_agg(DISTINCT g.scope) FILTER (WHERE g.taken), '{}')
+        INTO v_kept, v_new, v_lost
+        FROM (
+            SELECT o.scope, coalesce(pg_visible_in_snapshot(o.since, base), false) AS had,
+                   pg_visible_in_snapshot(o.since, target)
+                   AND NOT coalesce(pg_visible_in_snapshot(o.until, target), false) AS granting,
+                   NOT pg_visible_in_snapshot(o.until, v_since) AND pg_visible_in_snapshot(o.until, target) AS taken
+            FROM devices_granted o WHERE o.device_id = device
+        ) g;
         v_granting := v_kept || v_new;
+        v_lost := ARRAY(SELECT unnest(v_lost) EXCEPT SELECT unnest(v_granting) ORDER BY 1);
         v_lanes := v_lost || v_granting;
-        -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then this probe is all that is paid.
         v_open := ARRAY(SELECT pg_snapshot_xip(base) ORDER BY 1);
-        v_active := '{}';
-        IF EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_kept) AND f.xid >= pg_snapshot_xmax(base))
-           OR cardinality(v_open) > 0
-              AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_kept) AND f.xid = ANY (v_open)) THEN
-            v_active := ARRAY(
-                SELECT cardinality(v_lost) + k.at FROM unnest(v_kept) WITH ORDINALITY k(scope, at)
-                WHERE EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid = ANY (v_open))
-                   OR EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid >= pg_snapshot_xmax(base))
-            );
-        ELSIF cardinality(v_lost) = 0 AND cardinality(v_new) = 0 THEN
-            lane := cardinality(v_lanes) + 1;
-        END IF;
+        v_active := ARRAY(
+            SELECT cardinality(v_lost) + k.at FROM unnest(v_kept) WITH ORDINALITY k(scope, at)
+            WHERE EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid >= pg_snapshot_xmax(base))
+               OR EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid = ANY (v_open))
+        );
         WHILE lane <= cardinality(v_lanes) LOOP
             v_kind := CASE WHEN lane <= cardinality(v_lost) THEN 'lost'
                            WHEN lane <= cardinality(v_lost) + cardinality(v_kept) THEN 'kept' ELSE 'new' END;

@@ -130,7 +130,7 @@ def test_device_command_shows_revokes_wipes_and_lets_in(tablet: Device) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_staff_gives_and_takes_grants_of_a_device(ana: User) -> None:
-    staff, device = Staff(), TestDevice()
+    staff, device = Staff(), TestDevice("global")
     row = contact()
     device.revoke("global")
     device.pull()

@@ -38,7 +38,7 @@ def test_revoked_device_is_refused_at_every_endpoint(wipe: bool) -> None:
     for method, path in found:
         if wipe and path == "/devices/me/wiped":
             continue
-        address = path.replace("{id}", str(uuid.uuid4()))
+        address = f"{path.replace('{id}', str(uuid.uuid4()))}?token={device.token}"
         body = {} if method == "get" else {"data": {"mutations": [create()]}, "content_type": "application/json"}
         answer = getattr(Client(), method)(address, headers=device.headers, **body)
         assert problem(answer) == (401, "device_revoked"), path
