@@ -53,7 +53,7 @@ DECLARE
     v_identity text;
     v_revoked boolean;
     v_since pg_snapshot;
-    v_count int;
+    v_granted text[];
     v_regranted boolean;
     v_any boolean;
     v_open xid8[];
@@ -91,16 +91,15 @@ BEGIN
 
     -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then these probes are all that is paid.
     v_open := ARRAY(SELECT pg_snapshot_xip(p_base) ORDER BY 1);
-    SELECT count(*) FILTER (WHERE g.until IS NULL),
+    SELECT coalesce(array_agg(g.scope) FILTER (WHERE g.until IS NULL), '{}'),
            coalesce(bool_or(NOT pg_visible_in_snapshot(g.since, p_base) OR NOT pg_visible_in_snapshot(g.until, p_base)),
-                    p_base IS NULL),
-           coalesce(bool_or(g.until IS NULL AND (
-               EXISTS (SELECT FROM sync_feed f WHERE f.scope = g.scope AND f.xid >= pg_snapshot_xmax(p_base))
-               OR v_open <> '{}'
-                  AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = g.scope AND f.xid = ANY (v_open)))), false)
-    INTO v_count, v_regranted, v_any
+                    p_base IS NULL)
+    INTO v_granted, v_regranted
     FROM devices_granted g WHERE g.device_id = device;
-    IF v_count > p_scopes THEN problem := 'too_many_scopes'; RETURN; END IF;
+    IF cardinality(v_granted) > p_scopes THEN problem := 'too_many_scopes'; RETURN; END IF;
+    v_any := EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_granted) AND f.xid >= pg_snapshot_xmax(p_base))
+             OR v_open <> '{}'
+                AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_granted) AND f.xid = ANY (v_open));
     IF NOT (v_regranted OR v_any) AND p_target IS NULL THEN
         entities := '{}'; upserts := '{}'; deletes := '{}'; row_count := 0; has_more := false; base := v_now;
         RETURN;
