@@ -21,6 +21,44 @@ CREATE OR REPLACE FUNCTION sync_database_identity() RETURNS text LANGUAGE sql ST
         (SELECT oid FROM pg_database WHERE datname = current_database()), 'sync_feed'::regclass::oid)
 $$;
 
+-- Whether this database is the one that a token speaks of, and what a token of now says of it: its epoch and its witness
+-- (the start of the database server that it was given under, and how much of the log had been written by then).
+--
+-- What was restored from a copy of the files has the identity of what it was copied from. But it was started again, and
+-- each start remembers where the log ended then and which transaction was next. A token that was given under an earlier
+-- start says more than that only if it comes from what the copy has lost; so does one of a start that is not known here.
+CREATE OR REPLACE FUNCTION sync_standing(
+    p_epoch uuid, p_xmax xid8, p_witness text, OUT problem text, OUT epoch uuid, OUT forgotten_before xid8, OUT witness text
+) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_identity text;
+    v_start sync_start;
+    v_lsn pg_lsn;
+BEGIN
+    SELECT e.id, e.database_identity, e.forgotten_before INTO epoch, v_identity, forgotten_before FROM sync_epoch e;
+    IF v_identity IS DISTINCT FROM sync_database_identity() THEN problem := 'new_epoch'; RETURN; END IF;
+    SELECT * INTO v_start FROM sync_start s ORDER BY s.number DESC LIMIT 1;
+    IF v_start.started_at IS DISTINCT FROM pg_postmaster_start_time() THEN problem := 'new_start'; RETURN; END IF;
+    v_lsn := pg_current_wal_flush_lsn();
+    witness := v_start.beacon || ' ' || v_lsn;
+    IF p_epoch <> epoch THEN
+        problem := 'token_expired';
+    ELSIF p_xmax > pg_snapshot_xmax(pg_current_snapshot())
+       OR p_witness IS NOT NULL AND NOT sync_is_ours(p_xmax, p_witness, v_start.beacon, v_lsn) THEN
+        problem := 'lost_future';
+    END IF;
+END $$;
+
+-- Whether what a witness speaks of has happened in this database.
+CREATE OR REPLACE FUNCTION sync_is_ours(p_xmax xid8, p_witness text, p_beacon text, p_lsn pg_lsn) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN w.beacon = p_beacon THEN w.lsn <= p_lsn
+                ELSE coalesce((SELECT w.lsn <= n.lsn AND coalesce(p_xmax <= n.xid, true)
+                               FROM sync_start s JOIN sync_start n ON n.number > s.number WHERE s.beacon = w.beacon
+                               ORDER BY n.number LIMIT 1), false) END
+    FROM (SELECT split_part(p_witness, ' ', 1) AS beacon, split_part(p_witness, ' ', 2)::pg_lsn AS lsn) w
+$$;
+
 -- One page of a pull, with authentication, in one call. STABLE, so that the whole page sees one snapshot, "now".
 --
 -- A run of pages brings a device from what it has (everything visible in p_base; NULL: nothing) to everything visible in
@@ -33,24 +71,25 @@ $$;
 --
 -- What changed comes in pieces of JSON, one for each range and entity: joined here, megabytes would be copied ten times.
 DO $$ BEGIN -- a function whose parameters or result change cannot be replaced
-    IF NOT EXISTS (SELECT FROM pg_proc WHERE oid = to_regproc('sync_pull') AND 'p_floor' = ANY (proargnames)) THEN
+    IF NOT EXISTS (SELECT FROM pg_proc WHERE oid = to_regproc('sync_pull') AND 'p_witness' = ANY (proargnames)) THEN
         DROP FUNCTION IF EXISTS sync_pull;
     END IF;
 END $$;
 CREATE OR REPLACE FUNCTION sync_pull(
     p_token_hash bytea, p_epoch uuid, p_device uuid, p_base pg_snapshot, p_floor pg_snapshot, p_target pg_snapshot,
     p_lane int, p_xid xid8, p_seq bigint, p_rows int, p_bytes int, p_scopes int, p_many_scoped text[],
+    p_witness text,
     OUT problem text, OUT device uuid, OUT wipe boolean, OUT last_seen_at timestamptz, OUT pending int,
     OUT entities text[], OUT upserts text[], OUT deletes text[],
     OUT row_count int, OUT has_more boolean, OUT epoch uuid, OUT base pg_snapshot, OUT floor pg_snapshot,
-    OUT target pg_snapshot, OUT lane int, OUT xid xid8, OUT seq bigint
+    OUT target pg_snapshot, OUT lane int, OUT xid xid8, OUT seq bigint, OUT witness text
 ) LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_generic_plan SET enable_sort = off SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 DECLARE
     v_now pg_snapshot := pg_current_snapshot();
     v_forgotten xid8;
-    v_identity text;
+    v_standing text;
     v_revoked boolean;
     v_since pg_snapshot;
     v_granted text[];
@@ -77,13 +116,13 @@ DECLARE
 BEGIN
     SELECT i.id, i.revoked, i.wipe, i.last_seen_at, i.pending INTO device, v_revoked, wipe, last_seen_at, pending
     FROM devices_identity(p_token_hash) i;
-    SELECT e.id, e.database_identity, e.forgotten_before INTO epoch, v_identity, v_forgotten FROM sync_epoch e;
+    SELECT s.problem, s.epoch, s.forgotten_before, s.witness INTO v_standing, epoch, v_forgotten, witness
+    FROM sync_standing(p_epoch, greatest(pg_snapshot_xmax(p_base), pg_snapshot_xmax(p_target)), p_witness) s;
     problem := CASE
         WHEN device IS NULL THEN 'unauthorized'
         WHEN v_revoked THEN 'device_revoked'
-        WHEN v_identity IS DISTINCT FROM sync_database_identity() THEN 'new_epoch'
-        WHEN p_epoch <> epoch OR p_device <> device
-          OR pg_snapshot_xmax(p_base) > pg_snapshot_xmax(v_now) OR pg_snapshot_xmax(p_target) > pg_snapshot_xmax(v_now)
+        WHEN v_standing IS NOT NULL THEN v_standing
+        WHEN p_device <> device
           OR pg_snapshot_xmin(coalesce(p_base, p_floor)) < v_forgotten OR pg_snapshot_xmin(p_target) < v_forgotten
           THEN 'token_expired'
     END;

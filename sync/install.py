@@ -9,6 +9,7 @@ from django.db import connection, transaction
 
 from sync.capture import authored
 from sync.declare import Granting, grantings
+from sync.epoch import standing_of
 from sync.follow import (
     Follow,
     follow_function_name,
@@ -123,12 +124,13 @@ def captures() -> dict[str, Capture]:
 
 def after_migrate(**_: Any) -> None:
     """Bring the database in step with the declarations, in one transaction. Does nothing where nothing changed."""
-    if "sync_capture" not in connection.introspection.table_names():
-        return  # the tables themselves were migrated away
+    if "sync_start" not in connection.introspection.table_names():
+        return  # the tables themselves were migrated away, or not all of them are there yet
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         cursor.execute(blocks("functions.sql")["all"])
-        cursor.execute(block("maintain.sql", "first_epoch"))
+        cursor.execute(block("epoch.sql", "first_epoch"))
+        cursor.execute(block("epoch.sql", "new_start"))
         tables = {quote(table) for table in connection.introspection.table_names(cursor)}
         installed = {name: (digest, wire) for name, digest, wire in _installed(cursor)}
         for name in installed.keys() - captures().keys():
@@ -141,6 +143,7 @@ def after_migrate(**_: Any) -> None:
             if capture.tables[0] in tables:
                 _install(cursor, capture, *installed.get(name, ("", "")))
         cursor.execute(block("maintain.sql", "partitions"))
+    standing_of(None)  # a database that was restored is noticed before anybody writes to it
 
 
 def _installed(cursor: Any) -> list[tuple[str, str, str]]:

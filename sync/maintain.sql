@@ -1,6 +1,3 @@
--- name: first_epoch
-INSERT INTO sync_epoch (database_identity) VALUES (sync_database_identity()) ON CONFLICT DO NOTHING;
-
 -- name: partitions
 -- The history's partitions of this month and the two after it. What a late run of this finds in the default partition
 -- is moved, so that it may run at any time.
@@ -19,19 +16,6 @@ BEGIN
                        v_name, v_month, v_month + interval '1 month');
     END LOOP;
 END $body$;
-
--- name: new_epoch
--- This database is not the one that the feed was written in: its transaction ids mean something else here.
-UPDATE sync_epoch SET id = gen_random_uuid(), database_identity = sync_database_identity(),
-    forgotten_before = '0', began_at = now()
-WHERE database_identity IS DISTINCT FROM sync_database_identity();
-
--- name: restamp_feed
-UPDATE sync_feed SET xid = pg_current_xact_id();
-UPDATE sync_history SET xid = pg_current_xact_id()::text::bigint;
-DELETE FROM devices_granted WHERE until IS NOT NULL;
-UPDATE devices_granted SET since = pg_current_xact_id();
-DELETE FROM sync_tick;
 
 -- name: tick
 INSERT INTO sync_tick (horizon) VALUES (pg_snapshot_xmin(pg_current_snapshot())) ON CONFLICT DO NOTHING;

@@ -132,8 +132,15 @@ class Rejection(models.Model):
     mended = models.JSONField(null=True, blank=True)  # the `set` that was applied instead, where it was mended
     rev = models.BigIntegerField(null=True, blank=True)  # of the row, as it was replayed
     conflict = models.UUIDField(null=True, blank=True)  # that the replay met
+    lost = models.BigIntegerField(null=True, blank=True)  # the revision that it had before a restore (`sync.lost`)
 
     class Meta:
+        indexes = [
+            # What waits for what another device brings back.
+            models.Index(
+                fields=["device"], condition=models.Q(state="open", lost__isnull=False), name="sync_rejection_lost"
+            )
+        ]
         constraints = [models.UniqueConstraint(fields=["mutation", "digest"], name="sync_rejection_once")]
 
     def __str__(self) -> str:

@@ -7,8 +7,8 @@ import msgspec
 from django.core.signing import BadSignature, Signer
 
 from sync.amend import name_of
+from sync.epoch import begin_epoch
 from sync.models import Conflict, Outcome, Rejection
-from sync.pull import begin_epoch
 from sync.sql import block, cursor
 from syncserver.errors import Problem
 

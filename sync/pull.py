@@ -7,10 +7,10 @@ from functools import cache
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
 from psycopg.types.string import ByteaBinaryLoader
 
 from devices.authentication import refusal
+from sync.epoch import Standing, catch_up
 from sync.sql import block, cursor
 from sync.token import InvalidToken, Run, Snapshot, Token, decode, encode
 from sync.wire import entities
@@ -30,7 +30,8 @@ class Page:
 def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
     """The next page for the device with that token hash: one query, authentication included.
 
-    Raises Problem: unauthorized, device_revoked, invalid_token, token_expired, too_many_scopes.
+    Raises Problem: unauthorized, device_revoked, invalid_token, token_expired, too_many_scopes, and service_unavailable
+    while another process begins a new epoch.
     """
     token = _read(token_text)
     run = token.run if token else None
@@ -52,6 +53,7 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
                 "bytes_max": settings.SYNC_PULL_PAGE_BYTES_MAX,
                 "scopes_max": settings.SYNC_SCOPES_PER_DEVICE_MAX,
                 "many_scoped": list(_many_scoped()),
+                "witness": token and token.witness,
             },
             binary=True,
         )
@@ -59,19 +61,20 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
     assert found is not None  # the function answers with one row, whatever it finds
     problem, device, wipe, last_seen_at, pending, names, upserts, deletes, has_more, *position = found
     match problem:
-        case b"new_epoch":
-            begin_epoch()
+        case b"new_epoch" | b"new_start" | b"lost_future":
+            catch_up(Standing(problem.decode()), token)
             return pull(token_hash, token_text, rows_max)
         case b"device_revoked":
             raise refusal(wipe)
         case bytes():
             raise Problem(problem.decode())
-    epoch, base, floor, target, lane, xid, seq = position
+    epoch, base, floor, target, lane, xid, seq, witness = position
     now = Token(
         epoch,
         device,
         _snapshot(base),
         Run(Snapshot(target.decode()), _snapshot(floor), lane, int(xid), seq) if has_more else None,
+        witness.decode(),
     )
     tail = f'"token":"{encode(now, _keys()[0])}","has_more":{str(has_more).lower()}}}'
     body = b"".join((b'{"changes":{', *_changes(names, upserts, deletes), b"},", tail.encode()))
@@ -96,17 +99,6 @@ def _changes(names: list[bytes], upserts: list[bytes | None], deletes: list[byte
 
 def _snapshot(text: bytes | None) -> Snapshot | None:
     return None if text is None else Snapshot(text.decode())
-
-
-def begin_epoch() -> None:
-    """Note that this database was restored or replaced: tokens of the one before it are answered with 410 from now on.
-
-    The feed's transaction ids are those of another time, so all of it is stamped anew.
-    """
-    with transaction.atomic(), connection.cursor() as plain:
-        plain.execute(block("maintain.sql", "new_epoch"))
-        if plain.rowcount:
-            plain.execute(block("maintain.sql", "restamp_feed"))
 
 
 def _read(token_text: str | None) -> Token | None:

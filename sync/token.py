@@ -57,12 +57,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Token:
-    """`base` is None before the first load is complete. Which scopes were read up to it, the log of grants says."""
+    """`base` is None before the first load is complete. Which scopes were read up to it, the log of grants says.
+
+    `witness` is what the database said of itself (`sync_standing`).
+    """
 
     epoch: UUID
     device: UUID
     base: Snapshot | None
     run: Run | None = None
+    witness: str = ""
 
 
 class _Wire(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -70,6 +74,7 @@ class _Wire(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     device: bytes
     base: str | None
     run: tuple[str, str | None, int, int, int] | None
+    witness: str
 
 
 def encode(token: Token, key: bytes) -> str:
@@ -81,6 +86,7 @@ def encode(token: Token, key: bytes) -> str:
             token.device.bytes,
             token.base.text if token.base else None,
             (run.target.text, run.floor.text if run.floor else None, run.lane, run.xid, run.seq) if run else None,
+            token.witness,
         )
     )
     return base64.urlsafe_b64encode(_signature(body, key) + body).decode().rstrip("=")
@@ -103,6 +109,7 @@ def decode(text: str, keys: Sequence[bytes]) -> Token:
             UUID(bytes=wire.device),
             Snapshot(wire.base) if wire.base else None,
             Run(Snapshot(run[0]), Snapshot(run[1]) if run[1] else None, *run[2:]) if run else None,
+            wire.witness,
         )
     except (msgspec.MsgspecError, ValueError) as error:  # made by another version of this server
         raise InvalidToken("not readable") from error

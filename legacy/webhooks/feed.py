@@ -8,7 +8,7 @@ from django.db import transaction
 
 from legacy.webhooks.subscriptions import Subscription
 from legacy.webhooks.take import SQL
-from sync.pull import begin_epoch
+from sync.epoch import begin_epoch
 from sync.sql import block, cursor
 
 PAGE_ROWS = 500  # changes of one delivery at most

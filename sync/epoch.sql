@@ -1,0 +1,62 @@
+-- name: first_epoch
+INSERT INTO sync_epoch (database_identity) VALUES (sync_database_identity()) ON CONFLICT DO NOTHING;
+
+-- name: standing
+SELECT s.problem FROM sync_standing(%(epoch)s, pg_snapshot_xmax(%(base)s::pg_snapshot), %(witness)s) s;
+
+-- name: new_start
+-- The database server was started. Where its log ended and which transaction was next, the checkpoint of its start says.
+INSERT INTO sync_start (started_at, lsn, xid)
+SELECT pg_postmaster_start_time(), c.checkpoint_lsn,
+       (split_part(c.next_xid, ':', 1)::numeric * 4294967296 + split_part(c.next_xid, ':', 2)::numeric)::text::xid8
+FROM pg_control_checkpoint() c
+WHERE pg_postmaster_start_time() IS DISTINCT FROM (SELECT s.started_at FROM sync_start s ORDER BY s.number DESC LIMIT 1)
+ON CONFLICT DO NOTHING;
+
+-- name: lock
+-- One process at a time, and the others do not wait for it.
+SELECT pg_try_advisory_xact_lock(hashtextextended('sync_epoch', 0));
+
+-- name: new_epoch
+-- From `since` on, what was written was written after the restore; what devices may offer to heal goes back to the first
+-- restore of the last days, so that nothing that was written since is taken for known to all.
+WITH fork AS (
+    SELECT CASE WHEN %(witness)s::text IS NULL THEN pg_current_xact_id() ELSE coalesce(
+        (SELECT n.xid FROM sync_start s JOIN sync_start n ON n.number > s.number
+         WHERE s.beacon = split_part(%(witness)s::text, ' ', 1) ORDER BY n.number LIMIT 1),
+        (SELECT s.xid FROM sync_start s ORDER BY s.number DESC LIMIT 1)) END AS xid
+)
+UPDATE sync_epoch e
+SET id = gen_random_uuid(), database_identity = sync_database_identity(), began_at = now(), forgotten_before = '0',
+    since = CASE WHEN e.since_at > now() - make_interval(days => %(days)s) THEN least(e.since, fork.xid) ELSE fork.xid END,
+    since_at = CASE WHEN e.since_at > now() - make_interval(days => %(days)s) THEN e.since_at ELSE now() END
+FROM fork
+WHERE e.id = %(seen)s::uuid OR %(seen)s::uuid IS NULL AND e.database_identity IS DISTINCT FROM sync_database_identity();
+
+-- name: lock_feed
+-- Who writes ends first, and nobody begins: rows are locked in the order of the files, which could not be kept to.
+LOCK TABLE sync_feed IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: parts
+-- The tables that hold positions, with their size in pages.
+SELECT c.oid::regclass::text, (pg_relation_size(c.oid) / current_setting('block_size')::int)::int
+FROM pg_class c
+WHERE c.oid = 'sync_feed'::regclass OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'sync_history'::regclass)
+ORDER BY 1;
+
+-- name: restamp
+-- Positions that mean something else here: those of transactions that have not ended, or not even begun.
+UPDATE {{table}} SET xid = pg_current_xact_id(){{cast}}
+WHERE ctid >= format('(%%s,0)', %(first)s::int)::tid AND ctid < format('(%%s,0)', %(last)s::int)::tid
+  AND xid >= pg_snapshot_xmin(pg_current_snapshot()){{cast}} AND xid <> pg_current_xact_id(){{cast}};
+
+-- name: restamp_grants
+-- No token of before is good any more, so that all that is granted may be granted now. Ticks are positions too.
+DELETE FROM devices_granted WHERE until IS NOT NULL;
+UPDATE devices_granted SET since = pg_current_xact_id();
+DELETE FROM sync_tick;
+
+-- name: plan
+-- What a new epoch would mean: the epoch, how it stands, devices, entries of the feed and of the history.
+SELECT (SELECT e.id FROM sync_epoch e), (SELECT s.problem = 'new_epoch' FROM sync_standing(NULL, NULL, NULL) s), (SELECT count(*) FROM devices_device WHERE revoked_at IS NULL),
+       (SELECT count(*) FROM sync_feed), (SELECT count(*) FROM sync_history);
