@@ -84,6 +84,7 @@ def rejection_of(device: UUID, mutation: Mutation, digest: str, result: Result, 
         op=mutation.op,
         group=mutation.group,
         cause=result.errors[0].code,
+        lost=mutation.lost,
         body=msgspec.json.encode(mutation).decode(),
         errors=msgspec.to_builtins(result.errors),
     )

@@ -16,6 +16,7 @@ from sync.alerts.metrics import scrape
 from sync.digest import digest, rows
 from sync.health import readiness
 from sync.mismatch import Report, keep
+from sync.lost import unknown
 from sync.operations import accept, outcome, push_in_turn
 from sync.outcomes import outcomes
 from sync.pull import pull
@@ -66,6 +67,14 @@ class PushView(DirectView):
         if _may_be_later(request) and (operation := accept(device.id, request.body)) is not None:
             return _accepted(operation)
         return HttpResponse(push_in_turn(device, request.body), content_type="application/json")
+
+
+class UnknownView(DirectView):
+    @openapi.unknown_post
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if authenticated(request) is None:
+            raise Problem("unauthorized")
+        return HttpResponse(unknown(request.body), content_type="application/json")
 
 
 class OperationView(DirectView):

@@ -65,6 +65,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     references: tuple[tuple[str, RowKey], ...] = ()
     rules: Rules | None = None  # None: of an entity that there is not
     made_at: datetime | None = None  # by the server's clock, where a policy asks for it
+    # Of before a restore: the row has it; the lost revision up to which its device had seen what is brought back.
+    done: bool = False
+    seen: int = 0
 
 
 class Unit(NamedTuple):
@@ -171,6 +174,8 @@ def _kept_out(verdict: Verdict, record: Record) -> Verdict:
 def judge(candidate: Candidate, state: RowState) -> Verdict:
     """The verdict of one mutation on one row."""
     mutation, values = candidate.mutation, candidate.values
+    if candidate.done:
+        return DONE if state.known or not state.rev else rejected(error("not_found"))
     if mutation.op == "create":
         if state.visible:
             return _merged(candidate, state, 0)

@@ -21,7 +21,7 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('sync_epoch', 0));
 -- From `since` on, what was written was written after the restore; what devices may offer to heal goes back to the first
 -- restore of the last days, so that nothing that was written since is taken for known to all.
 WITH fork AS (
-    SELECT CASE WHEN %(witness)s::text IS NULL THEN pg_current_xact_id() ELSE coalesce(
+    SELECT CASE WHEN %(witness)s::text IS NULL THEN (pg_current_xact_id()::text::numeric + 1)::text::xid8 ELSE coalesce(
         (SELECT n.xid FROM sync_start s JOIN sync_start n ON n.number > s.number
          WHERE s.beacon = split_part(%(witness)s::text, ' ', 1) ORDER BY n.number LIMIT 1),
         (SELECT s.xid FROM sync_start s ORDER BY s.number DESC LIMIT 1)) END AS xid

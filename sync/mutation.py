@@ -26,7 +26,10 @@ Op = Literal["create", "update", "delete"]
 
 
 class Mutation(msgspec.Struct, forbid_unknown_fields=True):
-    """One change that a device made. `set` and `add` stay unread until the entity is known. Ids are lower-case."""
+    """One change that a device made. `set` and `add` stay unread until the entity is known. Ids are lower-case.
+
+    `lost`: it is of before a restore, with the revision that it had then (0: it was not pushed before it).
+    """
 
     id: str
     entity: str
@@ -37,6 +40,7 @@ class Mutation(msgspec.Struct, forbid_unknown_fields=True):
     add: msgspec.Raw = EMPTY
     group: str | None = None
     made_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    lost: Annotated[int, msgspec.Meta(ge=0, le=REVISION_MAX)] | None = None
 
     def digest(self, values: Values) -> str:
         """What is the same when a mutation is sent again, whatever its white space and the order of its keys: 128 bits.
@@ -64,10 +68,11 @@ class _AnyCase(Mutation):
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The body of a push."""
+    """The body of a push. `token`: how far the device has read, so that it is told of a restore first."""
 
     mutations: Sequence[Mutation]
     sent_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    token: str | None = None
 
 
 class _AnyCaseBatch(Batch, forbid_unknown_fields=True, frozen=True):

@@ -6,6 +6,7 @@ from django.conf import settings
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
 from sync import openapi_examples as example
+from sync.lost import UNKNOWN_IDS_MAX
 from sync.merge import CONFLICT_POLICIES
 from sync.models import Conflict, Operation, Outcome
 from sync.wire import INTEGER_SAFE_MAX, PROTOCOL, Entity, Field, entities
@@ -159,19 +160,31 @@ _MUTATION: Schema = closed(
         "add": {"type": "object", "description": "Amounts to add to counter fields."},
         "group": nullable(UUID) | {"description": "Mutations of one group are applied all together or not at all."},
         "made_at": nullable(MOMENT),
+        "lost": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "description": "It is of before a restore of the server: the revision that it had then, 0 where it had "
+            "not been pushed.",
+        },
     },
     "base",
     "set",
     "add",
     "group",
     "made_at",
+    "lost",
 )
 _BATCH = closed(
     {
         "sent_at": nullable(MOMENT),
+        "token": {
+            "type": ["string", "null"],
+            "description": "That of the last pull: where the server was restored since, the answer is 410.",
+        },
         "mutations": array(ref("Mutation")) | {"maxItems": settings.SYNC_PUSH_MUTATIONS_MAX},
     },
     "sent_at",
+    "token",
 )
 _REJECTION = closed(
     {
@@ -341,6 +354,37 @@ push_post = extend_schema(
             "unauthorized",
             "device_revoked",
             "rate_limited",
+            "not_acceptable",
+            "invalid_token",
+            "token_expired",
+            "batch_too_large",
+            "unsupported_encoding",
+        ),
+    },
+)
+
+unknown_post = extend_schema(
+    operation_id="sync_unknown",
+    summary="What a restore of the server has lost",
+    description="Of the ids of mutations that were answered before, those that the server does not know since its "
+    "database was restored. A device asks before it loads afresh, and pushes these again with `lost`.",
+    tags=["sync"],
+    parameters=[CONTENT_ENCODING, SYNC_CLIENT, *COMMON],
+    request={"application/json": closed({"ids": array(UUID) | {"maxItems": UNKNOWN_IDS_MAX}})},
+    examples=[OpenApiExample("two mutations", {"ids": example.MUTATIONS[:2]}, request_only=True)],
+    responses={
+        200: OpenApiResponse(
+            closed({"unknown": array(UUID)}),
+            description="In the order in which they were asked for.",
+            examples=[OpenApiExample("one was lost", {"unknown": example.MUTATIONS[:1]})],
+        ),
+        **problems(
+            "invalid_json",
+            "invalid_request",
+            "unknown_field",
+            "invalid_encoding",
+            "unauthorized",
+            "device_revoked",
             "not_acceptable",
             "batch_too_large",
             "unsupported_encoding",

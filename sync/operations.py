@@ -20,6 +20,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 
 from devices.models import Device
 from devices.usage import count_changes
+from sync.healing import replay_waiting
 from sync.models import Operation
 from sync.mutation import parse_batch
 from sync.push import push
@@ -94,11 +95,17 @@ def ask_for_all() -> None:
 
 def push_in_turn(device: Device, body: bytes) -> bytes:
     """Push for a device that waits for the answer, after what it did not wait for. Raises Problem."""
-    pusher = Pusher(device.id, device.scopes)
+    answer = _push_in_turn(Pusher(device.id, device.scopes), body)
+    if b'"lost"' in body:  # what came back after a restore may be what others wait for
+        replay_waiting()
+    return answer
+
+
+def _push_in_turn(pusher: Pusher, body: bytes) -> bytes:
     try:
         return push(pusher, body)
     except Earlier:
-        work_off(device.id)
+        work_off(pusher.device)
     try:
         return push(pusher, body)
     except Earlier:  # more came meanwhile

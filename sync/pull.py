@@ -33,7 +33,7 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
     Raises Problem: unauthorized, device_revoked, invalid_token, token_expired, too_many_scopes, and service_unavailable
     while another process begins a new epoch.
     """
-    token = _read(token_text)
+    token = read_token(token_text)
     run = token.run if token else None
     with cursor() as bound:
         bound.adapters.register_loader("text", ByteaBinaryLoader)  # JSON goes on as the bytes that it is
@@ -101,7 +101,8 @@ def _snapshot(text: bytes | None) -> Snapshot | None:
     return None if text is None else Snapshot(text.decode())
 
 
-def _read(token_text: str | None) -> Token | None:
+def read_token(token_text: str | None) -> Token | None:
+    """The token of a text, or None for none. Raises Problem `invalid_token`."""
     if token_text is None:
         return None
     try:

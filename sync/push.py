@@ -13,11 +13,14 @@ from django.db.models import ProtectedError, RestrictedError
 from django.utils import timezone
 
 from sync import decide as core
+from sync import lost
 from sync.answer import Result, conflict_of, rejection_of, replayed, result_of, reused
 from sync.candidates import candidates_of
 from sync.decide import Candidate, RowKey, RowState, Unit, Verdict
+from sync.epoch import standing_of
 from sync.models import Conflict, Rejection
 from sync.mutation import Batch, Error, Mutation, error, parse_batch
+from sync.pull import read_token
 from sync.push_new import NotNew, push_new
 from sync.refusal import Displaced, errors_of, is_of_a_row, lost_race
 from sync.settle import as_written, broken_by_clean, settle, settlement
@@ -35,10 +38,13 @@ def push(pusher: Pusher, body: bytes, received_at: datetime | None = None) -> by
     """Apply a push request's body and return the answer's body; when it returns, everything it reports is committed.
 
     `received_at`: when it came; nothing: now. Raises Earlier and Problem, and then nothing was applied: invalid_json,
-    invalid_request, unknown_field, batch_too_large, rate_limited, and service_unavailable when other writers were in
-    the way ATTEMPTS_MAX times (send it again).
+    invalid_request, unknown_field, batch_too_large, rate_limited, invalid_token, token_expired where the database was
+    restored since the device's token, and service_unavailable when other writers were in the way ATTEMPTS_MAX times
+    (send it again).
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
+    if batch.token is not None and standing_of(read_token(batch.token)) is not None:
+        raise Problem("token_expired")
     results = _short_way(pusher, batch.mutations) or _long_way(pusher, batch, received_at or timezone.now())
     return msgspec.json.encode({"results": results})
 
@@ -148,6 +154,9 @@ class Push:
         locked = self._lock(changed)
         self.states = states_of(self.pusher, changed | {key for c in candidates for _, key in c.references})
         self.revs_before = {key: self.states.get(key, core.NEVER).rev for key in changed}
+        _ = self.digests  # of what came, before any of it is meant for a row as restored
+        self.candidates = lost.rebased(self.candidates, fresh, self.states)
+        candidates = [self.candidates[at] for at in fresh if not self.candidates[at].errors]
         if self.may_try_again and sum(self.states[key].alive for key in changed & self.states.keys()) > locked:
             raise _Raced
         ids = [mutation.id for mutation in self.mutations]
@@ -286,6 +295,9 @@ class Push:
     def _remember(self, fresh: Sequence[int]) -> None:
         """Store the results, the conflict records and the quarantine."""
         self._store_results(fresh)
+        came = {at: self.mutations[at] for at in fresh}
+        if of_before := {at: m for at, m in came.items() if m.lost is not None or self.candidates[at].seen}:
+            lost.note(of_before, self.candidates, self.verdicts)
         Conflict.objects.bulk_create(
             conflict_of(self.pusher.device, self.candidates[at], record, self.results[at].conflict)
             for at in fresh

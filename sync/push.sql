@@ -88,11 +88,11 @@ WHERE f.rev IS NOT NULL
 -- Of each row and base: whether this device deleted the row, the row as it is, and what others did to it after the base,
 -- as JSON (`sync.merge.Since`). Others are who is neither this device nor in this batch, and a function that mixed what
 -- this device sent with what it had not seen. A device that adds to a counter has not written over what others did to
--- it. A history that does not have each revision after the base does not know.
+-- it. What was brought back after a restore, up to a lost revision that the device had seen, is its own too. A history that does not have each revision after the base does not know.
 WITH wanted AS MATERIALIZED (
-    SELECT w.n, w.entity, w.row_id, w.base, w.timed, f.rev, f.data
-    FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[], %(timed)s::boolean[])
-         WITH ORDINALITY AS w(entity, row_id, base, timed, n)
+    SELECT w.n, w.entity, w.row_id, w.base, w.timed, w.seen, f.rev, f.data
+    FROM unnest(%(entities)s::text[], %(rows)s::uuid[], %(bases)s::bigint[], %(timed)s::boolean[], %(seen)s::bigint[])
+         WITH ORDINALITY AS w(entity, row_id, base, timed, seen, n)
     CROSS JOIN LATERAL (
         SELECT max(o.rev) AS rev, max(o.data) AS data FROM sync_feed o WHERE o.row_id = w.row_id AND o.entity = w.entity
     ) f
@@ -100,10 +100,11 @@ WITH wanted AS MATERIALIZED (
     SELECT w.n, w.entity, h.rev, h.op, h.old, h.hidden, coalesce(r.made_at, h.at) AS at, o.own, c.mixed
     FROM wanted w
     JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
+    LEFT JOIN sync_result r ON (w.timed OR w.seen > 0) AND r.id = h.mutation
     CROSS JOIN LATERAL (
-        SELECT h.author = %(author)s OR coalesce(h.mutation = ANY (%(ids)s::uuid[]), false) AS own
+        SELECT h.author = %(author)s OR coalesce(h.mutation = ANY (%(ids)s::uuid[]), false)
+               OR coalesce(r.lost BETWEEN 1 AND w.seen, false) AS own
     ) o
-    LEFT JOIN sync_result r ON w.timed AND r.id = h.mutation
     LEFT JOIN sync_conflict c ON o.own AND c.mutation = h.mutation
 ), changes AS (
     SELECT c.*, max(c.rev) FILTER (WHERE c.own AND NOT c.counter) OVER (PARTITION BY c.n, c.key) AS last_own

@@ -99,7 +99,7 @@ def _by_entity(mutations: Sequence[Mutation]) -> dict[str, list[Mutation]]:
     """The creates of each entity. Raises NotNew where a mutation is anything else."""
     found: dict[str, list[Mutation]] = {}
     for mutation in mutations:
-        if mutation.op != "create" or mutation.add is not EMPTY:
+        if mutation.op != "create" or mutation.add is not EMPTY or mutation.lost is not None:
             raise NotNew
         found.setdefault(mutation.entity, []).append(mutation)
     if not all(name in entities() and entities()[name].declaration.writable for name in found):

@@ -70,6 +70,7 @@ def replay(
     author: str,
     comment: str = "",
     allowed: Allowed | None = None,
+    scopes: Sequence[str] | None = None,
 ) -> list[Replayed]:
     """Apply a mutation that was refused, with its group and all that waited for it, in the order in which they came.
 
@@ -77,11 +78,12 @@ def replay(
     left out. The others are applied as they came, or as they were mended before (`keep`). It is merged as a push is:
     its base stays what it was, so that what changed since is not overwritten. Scopes do not bind a person; read-only
     fields do. A group is applied all together or not at all. What waited and is refused again goes on waiting.
-    `allowed`: whether the person may replay a rejection; what waited and they may not is left. Raises Invalid where
+    `allowed`: whether the person may replay a rejection; what waited and they may not is left. `scopes`: those that
+    bind all the same, where it is no person. Raises Invalid where
     the mutation itself, or its group, is refused, Rejection.DoesNotExist, and Problem `service_unavailable`; then
     nothing was written and the rejection is as it was.
     """
-    return in_turn(lambda: _replay(rejection_id, mended, author, comment, allowed))
+    return in_turn(lambda: _replay(rejection_id, mended, author, comment, allowed, scopes))
 
 
 def keep(rejection_id: UUID, mended: Mapping[str, Any] | None) -> None:
@@ -196,7 +198,12 @@ def _references(rejection: Rejection) -> set[RowKey]:
 
 
 def _replay(
-    rejection_id: UUID, mended: Mapping[str, Any] | None, author: str, comment: str, allowed: Allowed | None
+    rejection_id: UUID,
+    mended: Mapping[str, Any] | None,
+    author: str,
+    comment: str,
+    allowed: Allowed | None,
+    scopes: Sequence[str] | None,
 ) -> list[Replayed]:
     main = Rejection.objects.get(pk=rejection_id)
     lock_devices([main.device])
@@ -211,7 +218,7 @@ def _replay(
     given |= {main.pk: mended} if mended is not None else {}
     mutations = [_as_new(each, given.get(each.pk), overtaken.get(each.pk, frozenset())) for each in found]
     candidates = _when_made(found, candidates_of(Batch([mutation for mutation, _ in mutations]), timezone.now()))
-    pusher = _Mender(main.device, _scopes(candidates), person=author)
+    pusher = _Mender(main.device, _scopes(candidates) if scopes is None else scopes, person=author)
     try:
         pushed = _Replay(pusher, [mutation for mutation, _ in mutations], candidates, may_try_again=False)
         results = pushed.run()

@@ -92,6 +92,7 @@ def with_what_others_did(
         "entities": array(key.entity for key, _ in asked),
         "rows": Uuids([key.row for key, _ in asked]),
         "bases": array(base for _, base in asked),
+        "seen": array(asked.values()),
         "timed": array("t" if rules_of(entities()[key.entity]).timed else "f" for key, _ in asked),
     }
     parameters["counters"] = array(
@@ -112,14 +113,17 @@ def with_what_others_did(
     return found
 
 
-def _asked(states: Mapping[RowKey, RowState], candidates: Iterable[Candidate]) -> Sequence[tuple[RowKey, int]]:
-    """The rows and bases to look up: a create of a row that is there, and whatever has an older base."""
-    asked: dict[tuple[RowKey, int], None] = {}
+def _asked(states: Mapping[RowKey, RowState], candidates: Iterable[Candidate]) -> dict[tuple[RowKey, int], int]:
+    """The rows and bases to look up: a create of a row that is there, and whatever has an older base.
+
+    With each the lost revision up to which what was brought back after a restore had been seen.
+    """
+    asked: dict[tuple[RowKey, int], int] = {}
     for candidate in candidates:
         state, op = states.get(candidate.key), candidate.mutation.op
         if state is None or not state.known or (op == "create" and not state.alive):
             continue
         base = 0 if op == "create" else candidate.mutation.base or 0
         if op == "create" or base != state.rev:
-            asked[candidate.key, base] = None
-    return list(asked)
+            asked[candidate.key, base] = min(candidate.seen, asked.get((candidate.key, base), candidate.seen))
+    return asked

@@ -6,6 +6,7 @@ urlpatterns = [
     path("sync/schema", api.SchemaView.as_view()),
     path("sync/pull", api.PullView.as_view()),
     path("sync/push", api.PushView.as_view()),
+    path("sync/unknown", api.UnknownView.as_view()),
     path("sync/operations/<uuid:id>", api.OperationView.as_view()),
     path("sync/outcomes", api.OutcomesView.as_view()),
     path("sync/digest", api.DigestView.as_view()),

@@ -44,6 +44,7 @@ def test_every_endpoint_is_described() -> None:
         ("get", "/sync/pull"),
         ("post", "/sync/push"),
         ("get", "/sync/operations/{id}"),
+        ("post", "/sync/unknown"),
         ("get", "/sync/outcomes"),
         ("get", "/sync/digest"),
         ("post", "/sync/digest/mismatch"),

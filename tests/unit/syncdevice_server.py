@@ -27,6 +27,7 @@ class FakeServer:
     answer: Answer = lambda _: {"status": "applied", "rev": 8}
     fates: list[dict[str, Any]] = field(default_factory=list)
     page: int = 100
+    unknown: set[str] = field(default_factory=set)
     refuse: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
     changes: list[dict[str, Any]] = field(default_factory=list)
     seen: list[httpx.Request] = field(default_factory=list)
@@ -43,6 +44,9 @@ class FakeServer:
             case "/sync/push":
                 mutations = json.loads(request.read())["mutations"]
                 return httpx.Response(200, json={"results": [{"id": m["id"], **self.answer(m)} for m in mutations]})
+            case "/sync/unknown":
+                asked = json.loads(request.read())["ids"]
+                return httpx.Response(200, json={"unknown": [id for id in asked if id in self.unknown]})
             case "/sync/pull":
                 changes = self.changes.pop(0) if self.changes else {}
                 return httpx.Response(200, json={"changes": changes, "token": "t2", "has_more": False})

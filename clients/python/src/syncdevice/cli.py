@@ -222,6 +222,7 @@ def _sentence(report: SyncReport) -> str:
     differed = sum(d.changed + d.missing + d.surplus for d in check.differences.values()) if check else 0
     return (
         f"pushed {report.pushed:,}{outcomes}; pulled {report.upserted:,} rows, {report.deleted:,} deletes{loaded}"
+        f"{f'; {report.healed:,} brought back to a restored server' if report.healed else ''}"
         f"{f'; {report.decided:,} decided since' if report.decided else ''}"
         f"{f'; {differed:,} rows differed from the server' if differed else ''} in {report.seconds:.1f} s"
     )

@@ -42,6 +42,23 @@ OWN_TABLES = (
     )""",
     # When the file was last checked against the server, and whether that could be done.
     '"_sync_check" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "at" TEXT NOT NULL, "done" INTEGER NOT NULL)',
+    # What was applied or merged, for some days: a server that was restored from a backup is offered it again.
+    """"_sync_acknowledged" (
+      "seq" INTEGER PRIMARY KEY,
+      "id" TEXT NOT NULL,
+      "entity" TEXT NOT NULL,
+      "row" TEXT NOT NULL,
+      "op" TEXT NOT NULL,
+      "base" INTEGER,
+      "set" TEXT,
+      "add" TEXT,
+      "group" TEXT,
+      "made_at" TEXT NOT NULL,
+      "rev" INTEGER,
+      "at" TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
+    )""",
+    # Up to which place in the outbox edits were made on revisions that the server may have lost.
+    '"_sync_lost" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "upto" INTEGER NOT NULL)',
     # How far `GET /sync/outcomes` was read, by device: one that was enrolled anew begins anew.
     '"_sync_cursor" ("device" TEXT PRIMARY KEY NOT NULL, "cursor" TEXT NOT NULL)',
     # Since when the device has its token, and the one before it: see `tokens`.
@@ -302,6 +319,11 @@ def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
             conn.execute(statement)
         if has_table(conn, "_sync_enrolled"):
             grown = True
+            conn.execute(
+                'DELETE FROM "_sync_acknowledged" WHERE (SELECT "url" FROM "_sync_state")'
+                ' IS NOT (SELECT "url" FROM "_sync_enrolled")'
+            )  # another server has lost nothing of it
+            conn.execute('INSERT OR REPLACE INTO "_sync_lost" VALUES (1, 9223372036854775807)')
             conn.execute(
                 'UPDATE "_sync_state" SET ("url", "device", "device_token", "device_name", "scopes") ='
                 ' (SELECT * FROM "_sync_enrolled")'

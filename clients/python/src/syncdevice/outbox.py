@@ -29,6 +29,7 @@ class Mutation:
     add: str | None
     group: str | None
     made_at: str
+    lost: int | None = None  # of before a restore of the server: the revision that it had then; 0: it was not pushed
 
     def encode(self) -> bytes:
         """The mutation on the wire. Always the same bytes, since a resent mutation must be the very same."""
@@ -38,10 +39,12 @@ class Mutation:
         if self.group is not None:
             text.append(f'"group":{json.dumps(self.group)}')
         text.append(f'"made_at":{json.dumps(self.made_at)}')
+        if self.lost is not None:
+            text.append(f'"lost":{self.lost}')
         return ("{" + ",".join(text) + "}").encode()
 
 
-COLUMNS = tuple(Mutation.__dataclass_fields__)
+COLUMNS = tuple(name for name in Mutation.__dataclass_fields__ if name != "lost")
 
 
 def first_batch(
@@ -63,9 +66,17 @@ def first_batch(
     return batch
 
 
-def envelope(bodies: Iterable[bytes], sent_at: str) -> bytes:
-    """The body of a push."""
-    return b'{"sent_at":' + json.dumps(sent_at).encode() + b',"mutations":[' + b",".join(bodies) + b"]}"
+def first_unit(waiting: Sequence[Mutation]) -> list[Mutation]:
+    """The first mutation, or its group."""
+    return list(next(groupby(waiting, key=lambda m: m.group or m.id))[1])
+
+
+def envelope(bodies: Iterable[bytes], sent_at: str, token: str | None = None) -> bytes:
+    """The body of a push. With `token` the server says first where it was restored since."""
+    head = b'{"sent_at":' + json.dumps(sent_at).encode()
+    if token is not None:
+        head += b',"token":' + json.dumps(token).encode()
+    return head + b',"mutations":[' + b",".join(bodies) + b"]}"
 
 
 def to_column(kind: str, value: Any) -> Any:

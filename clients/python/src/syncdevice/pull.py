@@ -8,7 +8,7 @@ from contextlib import closing
 
 from syncdevice.database import State, immediate, set_state
 from syncdevice.errors import ProtocolError, SchemaMoved, TokenExpired
-from syncdevice.fates import forget_cursors
+from syncdevice.healing import lose_position
 from syncdevice.reports import Change, Progress
 from syncdevice.stage import Stage
 from syncdevice.transport import Page, Transport
@@ -39,9 +39,7 @@ def pull_changes(
     except (TokenExpired, SchemaMoved) as error:
         stage.discard()
         if isinstance(error, TokenExpired):
-            with immediate(conn):
-                set_state(conn, token=None)
-                forget_cursors(conn)
+            lose_position(conn)
         raise
     finally:
         stage.close()

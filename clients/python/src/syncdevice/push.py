@@ -4,13 +4,24 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from dataclasses import replace
 from typing import Any
 
 from syncdevice.database import Entity, applying, immediate, quote, set_state
-from syncdevice.errors import BatchTooLarge, ProtocolError
+from syncdevice.errors import BatchTooLarge, ProtocolError, Refused
 from syncdevice.fates import answered
-from syncdevice.outbox import BATCH_MUTATIONS_MAX, COLUMNS, Mutation, Row, envelope, first_batch, lay_over, to_column
+from syncdevice.healing import keep, lost_upto
+from syncdevice.outbox import (
+    BATCH_MUTATIONS_MAX,
+    COLUMNS,
+    Mutation,
+    Row,
+    envelope,
+    first_batch,
+    first_unit,
+    lay_over,
+    to_column,
+)
 from syncdevice.outcomes import LOCAL
 from syncdevice.reports import Change
 from syncdevice.tables import get_row, put_row, waiting_mutations
@@ -32,37 +43,45 @@ def push_outbox(
     entities: dict[str, Entity],
     now: Callable[[], str],
     on_batch: Callable[[int, dict[str, Change]], None],
+    token: str | None = None,
 ) -> Counter[str]:
     """Push until the outbox is empty, or has only what came long after we began. Returns how many got which status.
 
-    After each batch `on_batch` gets the count so far and the rows that the server corrected.
+    After each batch `on_batch` gets the count so far and the rows that the server corrected. Raises TokenExpired where
+    the server was restored since it gave `token`.
     """
     if conn.execute('SELECT "group" FROM "_sync_state"').fetchone()[0] is not None:
         with immediate(conn):  # a group belongs to one transaction; this one was committed without being closed
             set_state(conn, group=None)
     statuses: Counter[str] = Counter()
     count_max = BATCH_MUTATIONS_MAX
+    lost = lost_upto(conn)
     # An application that writes faster than we push must not keep us from ever pulling.
     (end,) = conn.execute('SELECT coalesce(max("seq"), 0) + ? FROM "_sync_outbox"', (BATCH_MUTATIONS_MAX,)).fetchone()
     while waiting := _waiting(conn, f'ORDER BY "seq" LIMIT {BATCH_MUTATIONS_MAX + 1}'):
         if waiting[0].seq > end:
             break
-        first = _first_unit(waiting)
+        waiting = [replace(mutation, lost=0) if mutation.seq <= lost else mutation for mutation in waiting]
+        first = first_unit(waiting)
         batch = first_batch(waiting, count_max) or first_batch(first)
         results = None
         if batch:
             try:
-                results = transport.push(envelope((body for _, body in batch), now()))
+                results = transport.push(envelope((body for _, body in batch), now(), token))
             except BatchTooLarge:
                 if len(batch) > len(first):
                     count_max = len(batch) // 2
                     continue
+            except Refused as refused:
+                if refused.code != "unknown_field" or (token is None and not lost):
+                    raise
+                token, lost = None, 0  # the server is too old to be told
+                continue
         if results is None:
             statuses["rejected"] += _set_aside(conn, first[0])
             corrected: dict[str, Change] = {}
         else:
             mutations = [mutation for mutation, _ in batch]
-            _check(mutations, results)
             corrected = record(conn, entities, mutations, results)
             statuses.update(result["status"] for result in results)
         on_batch(statuses.total(), corrected)
@@ -72,10 +91,6 @@ def push_outbox(
 def _waiting(conn: sqlite3.Connection, which: str, *values: object) -> list[Mutation]:
     rows = conn.execute(f'SELECT {", ".join(map(quote, COLUMNS))} FROM "_sync_outbox" {which}', values)
     return [Mutation(*row) for row in rows]
-
-
-def _first_unit(waiting: Sequence[Mutation]) -> list[Mutation]:
-    return list(next(groupby(waiting, key=lambda m: m.group or m.id))[1])
 
 
 def _check(mutations: Sequence[Mutation], results: Sequence[Result]) -> None:
@@ -114,11 +129,13 @@ def _take_out(conn: sqlite3.Connection, mutation: Mutation, result: Result, enti
 def record(
     conn: sqlite3.Connection, entities: dict[str, Entity], mutations: Sequence[Mutation], results: Sequence[Result]
 ) -> dict[str, Change]:
-    """Keep the results of one batch, in one transaction. Returns the rows that were corrected."""
+    """Keep the results of one batch, in one transaction. Returns the rows that were corrected. Raises ProtocolError."""
+    _check(mutations, results)
     corrections: dict[tuple[str, str], int] = {}
     changed: dict[str, tuple[list[str], list[str]]] = {}
     with applying(conn):
         conn.execute('DELETE FROM "_sync_replaced"')
+        keep(conn, mutations, results)
         for place, (mutation, result) in enumerate(zip(mutations, results, strict=True)):
             if result["status"] != "applied":
                 _take_out(conn, mutation, result, entities.get(mutation.entity))

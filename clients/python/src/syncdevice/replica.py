@@ -5,13 +5,13 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
 import httpx
 
-from syncdevice import check, database, fates, tokens
+from syncdevice import check, database, fates, healing, tokens
 from syncdevice.database import State
 from syncdevice.errors import (
     Busy,
@@ -25,9 +25,11 @@ from syncdevice.errors import (
     TokenExpired,
 )
 from syncdevice.fates import OUTCOME_DAYS, OnOutcome
+from syncdevice.healing import ACKNOWLEDGED_DAYS, BACK
+from syncdevice.outbox import Mutation
 from syncdevice.outcomes import Outcome
 from syncdevice.pull import pull_changes
-from syncdevice.push import pending, push_outbox
+from syncdevice.push import Result, pending, push_outbox, record
 from syncdevice.reports import Change, CheckReport, Progress, Status, SyncReport, age
 from syncdevice.transport import RETRY_TOTAL_SECONDS, Transport, http_date
 
@@ -92,17 +94,20 @@ class Replica:
         outcome_days: float | None = OUTCOME_DAYS,
         check_days: float | None = check.CHECK_DAYS,
         rotate_days: float | None = ROTATE_DAYS,
+        acknowledged_days: float = ACKNOWLEDGED_DAYS,
     ) -> None:
         """Raises NotEnrolled where `path` is no replica. `retry_seconds`: how long one request is tried again.
 
         `http` replaces the network (a proxy, a client certificate, a test). `outcome_days`: how long outcomes are kept
         once they are decided; None: until the application deletes them. `check_days`: how often a sync also checks
         what the file holds, besides after every load; None: only `check()` does. `rotate_days`: a device's token that
-        is older is swapped for a new one at the end of a sync; None: never.
+        is older is swapped for a new one at the end of a sync; None: never. `acknowledged_days`: how long changes are
+        kept that the server has (29 at most), so that it gets them again if it is restored from a backup.
         """
         self.path = os.fspath(path)
         self._http, self._retry_seconds = http, retry_seconds
         self.outcome_days, self.check_days, self.rotate_days = outcome_days, check_days, rotate_days
+        self.acknowledged_days = acknowledged_days
         if not os.path.exists(self.path):
             raise NotEnrolled(f"{self.path} is not there: enroll the device first")
         try:
@@ -310,7 +315,14 @@ class Replica:
             # On a fresh start the schema is asked for whatever our ETag says: a page may have told that it moved.
             state = database.read_state(conn)
             if state.schema is not None:
-                self._push(conn, transport, state, report, tell, changed)
+                try:
+                    if state.token is None:
+                        self._heal(conn, transport, state, report, tell, changed)
+                    self._push(conn, transport, state, report, tell, changed)
+                except TokenExpired as error:
+                    healing.lose_position(conn)
+                    problem = error
+                    continue
             report.schema_changed |= _refresh_schema(conn, transport, None if start else state.schema_etag)
             state = database.read_state(conn)
             report.reloaded |= state.token is None
@@ -343,6 +355,26 @@ class Replica:
         fates.tell(conn, *callbacks)
         if self.outcome_days is not None:
             fates.prune(conn, datetime.now(UTC), self.outcome_days)
+        healing.prune(conn, datetime.now(UTC), self.acknowledged_days)
+
+    def _heal(
+        self,
+        conn: sqlite3.Connection,
+        transport: Transport,
+        state: State,
+        report: SyncReport,
+        tell: OnProgress,
+        changed: Callable[[dict[str, Change]], None],
+    ) -> None:
+        """Before everything is read anew: bring back what a restored server has lost."""
+
+        def keep(mutations: Sequence[Mutation], results: Sequence[Result]) -> None:
+            changed(record(conn, state.entities, mutations, results))
+
+        statuses = healing.offer(conn, transport, _now, keep, lambda done: tell(Progress("heal", done)))
+        report.healed += sum(statuses[status] for status in BACK)
+        for status in statuses.keys() - {"applied"}:
+            report.outcomes[status] = report.outcomes.get(status, 0) + statuses[status]
 
     def _push(
         self,
@@ -362,7 +394,7 @@ class Replica:
             tell(Progress("push", done, done + left))
             changed(corrected)
 
-        statuses = push_outbox(conn, transport, state.entities, _now, on_batch)
+        statuses = push_outbox(conn, transport, state.entities, _now, on_batch, state.token)
         report.pushed += statuses.total()
         for status in statuses.keys() - {"applied"}:
             report.outcomes[status] = report.outcomes.get(status, 0) + statuses[status]
@@ -374,6 +406,8 @@ class Replica:
             made = state.schema is not None
             count, oldest = pending(conn) if made else (0, None)
             (outcomes,) = conn.execute('SELECT count(*) FROM "_sync_outcome"').fetchone() if made else (0,)
+            has_kept = database.has_table(conn, "_sync_acknowledged")
+            (kept,) = conn.execute('SELECT count(*) FROM "_sync_acknowledged"').fetchone() if has_kept else (0,)
             rows = {n: conn.execute(f"SELECT count(*) FROM {database.quote(n)}").fetchone()[0] for n in state.entities}
         return Status(
             path=self.path,
@@ -385,6 +419,7 @@ class Replica:
             pending=count,
             oldest=oldest,
             outcomes=outcomes,
+            acknowledged=kept,
             last_sync_at=state.last_sync_at,
             token_age=age(state.token_at, datetime.now(UTC)) if state.token else None,
             loaded=state.token is not None,

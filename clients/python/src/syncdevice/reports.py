@@ -7,9 +7,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sync is. `done` counts mutations (push) or rows (pull, apply, check); `total` is None where unknown."""
+    """How far a sync is. `done` counts mutations (heal, push) or rows (the others); `total` is None where unknown."""
 
-    phase: Literal["push", "pull", "apply", "check"]
+    phase: Literal["heal", "push", "pull", "apply", "check"]
     done: int
     total: int | None = None
 
@@ -57,11 +57,13 @@ class SyncReport:
     """The result of one `sync()`. `outcomes` counts the statuses other than `applied`; see `Replica.outcomes()`.
 
     `decided`: how many decisions about earlier changes the server told. `check`: where the file was checked too.
+    `healed`: how many changes that the server had acknowledged before it was restored from a backup were brought back.
     """
 
     pushed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     decided: int = 0
+    healed: int = 0
     upserted: int = 0
     deleted: int = 0
     reloaded: bool = False
@@ -72,7 +74,10 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class Status:
-    """A replica at a glance. Times are RFC 3339 in UTC; `token_age` is in seconds."""
+    """A replica at a glance. Times are RFC 3339 in UTC; `token_age` is in seconds.
+
+    `acknowledged`: changes that are kept, so that a server that is restored from a backup can have them again.
+    """
 
     path: str
     url: str
@@ -83,6 +88,7 @@ class Status:
     pending: int
     oldest: str | None
     outcomes: int
+    acknowledged: int
     last_sync_at: str | None
     token_age: float | None
     loaded: bool

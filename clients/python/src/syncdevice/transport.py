@@ -183,6 +183,17 @@ class Transport:
             raise ProtocolError("the answer to a push has no results: check the URL")
         return results
 
+    def unknown(self, ids: Sequence[str]) -> frozenset[str] | None:
+        """Those of the mutations that a restore of the server has lost; None where the server is too old to tell."""
+        body = json.dumps({"ids": list(ids)}).encode()
+        response = self._send("POST", "/sync/unknown", body=body, absent_ok=True)
+        if response.status_code == 404:
+            return None
+        unknown = self._json(response).get("unknown")
+        if not isinstance(unknown, list):
+            raise ProtocolError("the answer does not say what is unknown: upgrade the application")
+        return frozenset(map(str, unknown))
+
     def pull(self, token: str | None, wait: int = 0) -> Page:
         """The next page after `token`. Raises TokenExpired."""
         params: dict[str, str | int] = {"limit": PULL_ROWS}

@@ -1,0 +1,111 @@
+"""After a restore of the server: what was acknowledged before is kept for some days, and offered to who has lost it."""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from syncdevice.database import immediate, quote, set_state
+from syncdevice.errors import BatchTooLarge
+from syncdevice.fates import forget_cursors
+from syncdevice.outbox import BATCH_MUTATIONS_MAX, COLUMNS, Mutation, envelope, first_batch, first_unit
+from syncdevice.transport import Transport, http_date
+
+ACKNOWLEDGED_DAYS = 7.0
+ACKNOWLEDGED_DAYS_MAX = 29.0  # a server remembers its answers for 30, and must not take for lost what it forgot
+EVER = 9_223_372_036_854_775_807  # the largest number that a sequence can reach
+BACK = frozenset({"applied", "merged"})
+_NAMES = ", ".join(map(quote, COLUMNS))
+
+
+def keep(conn: sqlite3.Connection, mutations: Sequence[Mutation], results: Sequence[dict[str, Any]]) -> None:
+    """Keep what a batch of the outbox changed on the server, with its revisions, in the current transaction."""
+    revs = [
+        (mutation.seq, result["rev"])
+        for mutation, result in zip(mutations, results, strict=True)
+        if result["status"] in BACK and result.get("rev") is not None
+    ]
+    columns = ", ".join(f"o.{quote(name)}" for name in COLUMNS)
+    conn.execute(
+        f"""INSERT OR REPLACE INTO "_sync_acknowledged" ({_NAMES}, "rev")
+        SELECT {columns}, json_extract(j.value, '$[1]') FROM json_each(?) AS j
+        JOIN "_sync_outbox" AS o ON o."seq" = json_extract(j.value, '$[0]')""",
+        (json.dumps(revs),),
+    )
+
+
+def prune(conn: sqlite3.Connection, now: datetime, days: float) -> None:
+    """Forget what was acknowledged more than `days` ago."""
+    before = http_date(now - timedelta(days=min(days, ACKNOWLEDGED_DAYS_MAX)))
+    oldest = conn.execute('SELECT "at" FROM "_sync_acknowledged" ORDER BY "seq" LIMIT 1').fetchone()
+    if oldest and oldest[0] < before:
+        first = 'SELECT "seq" FROM "_sync_acknowledged" WHERE "at" >= ? ORDER BY "seq" LIMIT 1'
+        with immediate(conn):
+            conn.execute(f'DELETE FROM "_sync_acknowledged" WHERE "seq" < coalesce(({first}), {EVER})', (before,))
+
+
+def lose_position(conn: sqlite3.Connection) -> None:
+    """The server does not know how far this device has read: it reads everything anew, and what waits was made before."""
+    with immediate(conn):
+        set_state(conn, token=None)
+        forget_cursors(conn)
+        conn.execute('INSERT OR REPLACE INTO "_sync_lost" VALUES (1, ?)', (EVER,))
+
+
+def lost_upto(conn: sqlite3.Connection) -> int:
+    """The last place in the outbox of what was made on revisions that the server may have lost; 0: none."""
+    found = conn.execute('SELECT "upto" FROM "_sync_lost"').fetchone()
+    return int(found[0]) if found else 0
+
+
+def offer(
+    conn: sqlite3.Connection,
+    transport: Transport,
+    now: Callable[[], str],
+    record: Callable[[Sequence[Mutation], Sequence[dict[str, Any]]], None],
+    on_batch: Callable[[int], None],
+) -> Counter[str]:
+    """Push again what was acknowledged and the server does not know. Returns how many got which status.
+
+    `record` keeps the results of a batch. An older server is offered nothing.
+    """
+    statuses: Counter[str] = Counter()
+    after, count_max = 0, BATCH_MUTATIONS_MAX
+    while kept := _kept(conn, after):
+        unit = first_unit(kept)
+        whole = [mutation for mutation, _ in first_batch(kept, count_max)] or unit
+        unknown = transport.unknown([mutation.id for mutation in whole])
+        if unknown is None:
+            break
+        offered = [mutation for mutation in whole if mutation.id in unknown]
+        if offered:
+            try:
+                results = transport.push(envelope((mutation.encode() for mutation in offered), now()))
+            except BatchTooLarge:
+                if len(whole) <= len(unit):
+                    raise
+                count_max = len(whole) // 2
+                continue
+            record(offered, results)
+            _settle(conn, offered, results)
+            statuses.update(result["status"] for result in results)
+            on_batch(statuses.total())
+        after = whole[-1].seq
+    return statuses
+
+
+def _kept(conn: sqlite3.Connection, after: int) -> list[Mutation]:
+    query = f'SELECT {_NAMES}, "rev" FROM "_sync_acknowledged" WHERE "seq" > ? ORDER BY "seq" LIMIT ?'
+    return [Mutation(*row) for row in conn.execute(query, (after, BATCH_MUTATIONS_MAX + 1))]
+
+
+def _settle(conn: sqlite3.Connection, offered: Sequence[Mutation], results: Sequence[dict[str, Any]]) -> None:
+    """What came back has another revision; what did not is an outcome of its own, and not offered again."""
+    told = list(zip(offered, results, strict=True))
+    back = [(result.get("rev"), mutation.seq) for mutation, result in told if result["status"] in BACK]
+    gone = [(mutation.seq,) for mutation, result in told if result["status"] not in BACK]
+    with immediate(conn):
+        conn.executemany('UPDATE "_sync_acknowledged" SET "rev" = ? WHERE "seq" = ?', back)
+        conn.executemany('DELETE FROM "_sync_acknowledged" WHERE "seq" = ?', gone)
