@@ -22,10 +22,14 @@ UNKNOWN_IDS_MAX = 1_000  # of one call
 
 
 class Fork(NamedTuple):
-    """A row's revision when the database was restored, and by field the last lost revision that was brought back."""
+    """A row's revision when the database was restored, and by field the last lost revision that was brought back.
+
+    `has`: the mutations that its history knows.
+    """
 
     rev: int
     healed: Mapping[str, int]
+    has: Collection[str] = ()
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,7 +63,7 @@ def rebased(
     found = [at for at in places if not candidates[at].errors and _is_of_before(candidates[at], states)]
     if not found:
         return candidates
-    forks = _forks({candidates[at].key for at in found})
+    forks = _forks({candidates[at].key for at in found}, [candidates[at].mutation.id for at in found])
     moved = list(candidates)
     for at in found:
         key = candidates[at].key
@@ -73,11 +77,12 @@ def _is_of_before(candidate: Candidate, states: Mapping[RowKey, RowState]) -> bo
     return candidate.mutation.lost is not None or base > states.get(candidate.key, NEVER).rev
 
 
-def _forks(keys: Collection[RowKey]) -> dict[RowKey, Fork]:
+def _forks(keys: Collection[RowKey], ids: Sequence[str]) -> dict[RowKey, Fork]:
     names, rows = zip(*keys, strict=True)
     with cursor() as bound:
-        bound.execute(block(SQL, "forks"), {"entities": array(names), "rows": Uuids(rows)})
-        return {RowKey(e, row): Fork(rev, msgspec.json.decode(healed)) for e, row, rev, healed in bound.fetchall()}
+        bound.execute(block(SQL, "forks"), {"entities": array(names), "rows": Uuids(rows), "ids": Uuids(ids)})
+        found = bound.fetchall()
+    return {RowKey(e, row): Fork(rev, msgspec.json.decode(healed), has) for e, row, rev, healed, has in found}
 
 
 def rebase(candidate: Candidate, fork: Fork | None, state: RowState) -> Candidate:
@@ -102,7 +107,7 @@ def rebase(candidate: Candidate, fork: Fork | None, state: RowState) -> Candidat
 def _is_there(mutation: Mutation, rev: int, fork: Fork) -> bool:
     """Whether the restored row has it, or what was brought back has overtaken all of it."""
     last = max(fork.healed.values(), default=0) if mutation.op == "delete" else fork.healed.get(DELETED, 0)
-    return rev <= max(fork.rev, last)
+    return rev <= last or mutation.id in fork.has
 
 
 def note(mutations: Mapping[int, Mutation], candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -> None:

@@ -1,12 +1,14 @@
 -- name: forks
--- Of each row: its revision when this database was restored, and what has been brought back since, by field. Nothing where
--- it never was.
+-- Of each row: its revision when this database was restored, what has been brought back since, by field, and which of
+-- the mutations it has in its history. Nothing where the database never was restored.
 SELECT w.entity, w.row_id::text,
        coalesce((SELECT min(h.rev) - 1 FROM sync_history h
                  WHERE h.row_id = w.row_id AND h.entity = w.entity AND h.xid >= e.since::text::bigint),
                 (SELECT max(f.rev) FROM sync_feed f WHERE f.row_id = w.row_id AND f.entity = w.entity), 0),
        coalesce((SELECT json_object_agg(b.field, b.rev) FROM sync_healed b
-                 WHERE b.row_id = w.row_id AND b.entity = w.entity), '{}')::text
+                 WHERE b.row_id = w.row_id AND b.entity = w.entity), '{}')::text,
+       ARRAY(SELECT h.mutation::text FROM sync_history h
+             WHERE h.row_id = w.row_id AND h.entity = w.entity AND h.mutation = ANY (%(ids)s::uuid[]))
 FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id) CROSS JOIN sync_epoch e
 WHERE e.since IS NOT NULL;
 

@@ -47,7 +47,7 @@ def prune(conn: sqlite3.Connection, now: datetime, days: float) -> None:
 
 
 def lose_position(conn: sqlite3.Connection) -> None:
-    """The server does not know how far this device has read: it reads everything anew, and what waits was made before."""
+    """The server does not know how far this device has read: it reads all anew, and what waits was made before."""
     with immediate(conn):
         set_state(conn, token=None)
         forget_cursors(conn)
