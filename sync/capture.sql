@@ -12,7 +12,9 @@ BEGIN
 {{locks}}
     -- Nearly always every row is new to the feed, and then nothing has to be kept of them between the two tables.
     IF NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
-                   AND f.entity = {{entity}}) THEN
+                   AND f.entity = {{entity}})
+       AND NOT EXISTS (SELECT FROM sync_forgotten f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
+                       AND f.entity = {{entity}}) THEN
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
         SELECT n.id, {{entity}}, s.scope, 1, v_xid, nextval('sync_feed_seq'), {{first_row}}::text
         FROM new_rows n CROSS JOIN LATERAL unnest({{new_scopes}}) s(scope);
@@ -25,7 +27,9 @@ BEGIN
     WITH captured AS MATERIALIZED (
         SELECT n.id, r.rev, {{new_row}}::text AS new, {{new_scopes}} AS scopes
         FROM new_rows n CROSS JOIN LATERAL (
-            SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = n.id AND f.entity = {{entity}}
+            SELECT greatest(max(f.rev), (SELECT g.rev FROM sync_forgotten g
+                                         WHERE g.row_id = n.id AND g.entity = {{entity}}), 0) + 1 AS rev
+            FROM sync_feed f WHERE f.row_id = n.id AND f.entity = {{entity}}
         ) r
     ), fed AS (
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)

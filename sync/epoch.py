@@ -47,9 +47,9 @@ def standing_of(token: Token | None) -> Standing | None:
     Raises Problem `service_unavailable` while another process does that.
     """
     parameters = {
-        "epoch": token and token.epoch,
+        "epoch": token.epoch if token else None,
         "base": token.base.text if token and token.base else None,
-        "witness": token and token.witness,
+        "witness": token.witness if token else None,
     }
     while True:
         with connection.cursor() as plain:

@@ -150,6 +150,7 @@ SYNC_RESULT_AGE_DAYS_MAX = env.integer("SYNC_RESULT_AGE_DAYS_MAX", 30)  # a muta
 SYNC_HISTORY_AGE_DAYS_MAX = env.integer("SYNC_HISTORY_AGE_DAYS_MAX", 400)  # at least 30: the base of merges
 SYNC_TOMBSTONE_AGE_DAYS_MAX = env.integer("SYNC_TOMBSTONE_AGE_DAYS_MAX", 90)  # older tokens get 410
 SYNC_MISMATCH_AGE_DAYS_MAX = env.integer("SYNC_MISMATCH_AGE_DAYS_MAX", 90)  # reports of devices are kept that long
+SYNC_PRUNE_ROWS_MAX = 5_000  # rows of one transaction of `sync_prune`: some tens of milliseconds
 SYNC_WRITER_AGE_SECONDS_MAX = env.integer("SYNC_WRITER_AGE_SECONDS_MAX", 900)  # an older open writer fails /readyz
 SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX = env.integer("SYNC_ENROLLMENT_CODE_AGE_HOURS_MAX", 72)
 SYNC_ENROLLMENT_FAILURES_MAX = env.integer("SYNC_ENROLLMENT_FAILURES_MAX", 10)  # per address, in the window

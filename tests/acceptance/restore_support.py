@@ -90,7 +90,7 @@ class Cluster:
 
     def sql(self, statement: str, database: str = "postgres") -> None:
         with psycopg.connect(self.address(database), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
 
 def own(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -23,7 +24,7 @@ def never_restored() -> Iterator[None]:
     sql("UPDATE sync_epoch SET since = NULL, since_at = NULL")
 
 
-def sql(statement: str, *parameters: object) -> list[tuple[object, ...]]:
+def sql(statement: str, *parameters: Any) -> list[tuple[object, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         return cursor.fetchall() if cursor.description else []

@@ -63,7 +63,8 @@ def acknowledged(device: TestDevice, *mutations: Row) -> list[Row]:
 
 
 def of(row: str) -> dict[str, Any] | None:
-    return Contact.objects.filter(pk=row).values("first_name", "last_name", "title", "phone").first()
+    found = Contact.objects.filter(pk=row).values("first_name", "last_name", "title", "phone").first()
+    return None if found is None else {**found}
 
 
 def unknown(device: TestDevice, *ids: str) -> list[str]:
