@@ -15,7 +15,6 @@ from syncserver.errors import Problem
 SQL = "epoch.sql"
 PAGES_A_STEP = 2_048  # of 8 kB: some tenths of a second
 LOCK_SECONDS_MAX = 5  # to wait for who is writing
-HEAL_DAYS_MAX = 30  # what devices offer again is not older
 Progress = Callable[[int, int], None]
 
 
@@ -77,7 +76,7 @@ def begin_epoch(seen: UUID | None = None, witness: str | None = None, progress: 
                 )
             plain.execute(block(SQL, "new_start"))
             plain.execute(block(SQL, "lock_feed"))
-            plain.execute(block(SQL, "new_epoch"), {"seen": seen, "witness": witness, "days": HEAL_DAYS_MAX})
+            plain.execute(block(SQL, "new_epoch"), {"seen": seen, "witness": witness})
             if not plain.rowcount:
                 return False
             plain.execute(block(SQL, "restamp_grants"))

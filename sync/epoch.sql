@@ -18,8 +18,8 @@ ON CONFLICT DO NOTHING;
 SELECT pg_try_advisory_xact_lock(hashtextextended('sync_epoch', 0));
 
 -- name: new_epoch
--- From `since` on, what was written was written after the restore; what devices may offer to heal goes back to the first
--- restore of the last days, so that nothing that was written since is taken for known to all.
+-- From `since` on, what was written was written after the restore: from the start of the database server that a token of
+-- the lost future does not know of, else from now.
 WITH fork AS (
     SELECT CASE WHEN %(witness)s::text IS NULL THEN (pg_current_xact_id()::text::numeric + 1)::text::xid8 ELSE coalesce(
         (SELECT n.xid FROM sync_start s JOIN sync_start n ON n.number > s.number
@@ -27,9 +27,7 @@ WITH fork AS (
         (SELECT s.xid FROM sync_start s ORDER BY s.number DESC LIMIT 1)) END AS xid
 )
 UPDATE sync_epoch e
-SET id = gen_random_uuid(), database_identity = sync_database_identity(), began_at = now(), forgotten_before = '0',
-    since = CASE WHEN e.since_at > now() - make_interval(days => %(days)s) THEN least(e.since, fork.xid) ELSE fork.xid END,
-    since_at = CASE WHEN e.since_at > now() - make_interval(days => %(days)s) THEN e.since_at ELSE now() END
+SET id = gen_random_uuid(), database_identity = sync_database_identity(), began_at = now(), forgotten_before = '0', since = fork.xid
 FROM fork
 WHERE e.id = %(seen)s::uuid OR %(seen)s::uuid IS NULL AND e.database_identity IS DISTINCT FROM sync_database_identity();
 

@@ -8,7 +8,6 @@ from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
 
-from sync.epoch import HEAL_DAYS_MAX
 from sync.healing import replay_waiting
 from sync.sql import block, quote
 
@@ -92,7 +91,7 @@ def _kinds(ages: _Ages) -> Iterator[tuple[str, str, int]]:
     yield "outcomes", "forget_outcomes", ages.history
     yield "mismatches", "forget_mismatches", settings.SYNC_MISMATCH_AGE_DAYS_MAX
     yield "revisions", "forget_revisions", max(ages.history, ages.tombstone)
-    yield "brought back", "forget_healed", 2 * HEAL_DAYS_MAX
+    yield "brought back", "forget_healed", 2 * RESULT_AGE_DAYS_MIN
 
 
 def _months(ages: _Ages) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from django.db import migrations, models
 
 TABLES = """
--- From which transaction on this database went on after a restore, and when that was noticed.
-ALTER TABLE sync_epoch ADD COLUMN since xid8, ADD COLUMN since_at timestamptz;
+-- From which transaction on this database went on after a restore.
+ALTER TABLE sync_epoch ADD COLUMN since xid8;
 
 -- Each start of the database server: where its log ended then, and which transaction was next. Tokens name the last one.
 CREATE TABLE sync_start (
@@ -40,7 +40,7 @@ CREATE TABLE sync_forgotten (
 DROP = """
 DROP TABLE sync_start, sync_healed, sync_forgotten;
 ALTER TABLE sync_result DROP COLUMN lost;
-ALTER TABLE sync_epoch DROP COLUMN since, DROP COLUMN since_at;
+ALTER TABLE sync_epoch DROP COLUMN since;
 """
 
 

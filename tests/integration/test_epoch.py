@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def never_restored() -> Iterator[None]:
     yield
-    sql("UPDATE sync_epoch SET since = NULL, since_at = NULL")
+    sql("UPDATE sync_epoch SET since = NULL")
 
 
 def sql(statement: str, *parameters: Any) -> list[tuple[object, ...]]:
@@ -41,7 +41,7 @@ def token_of(device: TestDevice) -> Token:
 
 def with_(device: TestDevice, **changes: object) -> str:
     token = token_of(device)
-    members = {"epoch": token.epoch, "base": token.base, "held": token.held, "witness": token.witness}
+    members = {"epoch": token.epoch, "device": token.device, "base": token.base, "witness": token.witness}
     return encode(Token(**(members | changes)), settings.SECRET_KEY.encode())  # type: ignore[arg-type]
 
 

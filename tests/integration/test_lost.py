@@ -25,7 +25,7 @@ def sql(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
 @pytest.fixture(autouse=True)
 def never_restored() -> Iterator[None]:
     yield
-    sql("UPDATE sync_epoch SET since = NULL, since_at = NULL")
+    sql("UPDATE sync_epoch SET since = NULL")
     sql("TRUNCATE sync_healed")
 
 

@@ -203,9 +203,11 @@ def test_pull_with_nothing_new_is_one_query_and_writes_nothing() -> None:
 
 @pytest.mark.protocol("P6")
 def test_pull_reads_a_scope_by_its_index() -> None:
+    sql("SET enable_seqscan = off")  # as in `sync_pull`
     plan = sql(
         "EXPLAIN SELECT * FROM sync_feed WHERE scope = 'global' AND (xid, seq) > ('5', 0) ORDER BY xid, seq LIMIT 10"
     )
+    sql("RESET enable_seqscan")
     assert "sync_feed_position" in str(plan)
 
 
