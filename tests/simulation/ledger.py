@@ -105,7 +105,7 @@ class Ledger:
         for line in path.read_text().splitlines() if path.exists() else ():
             push = json.loads(line)
             if push["status"] != 200:
-                assert push["status"] in {401, 503}, f"a push was answered with {push['status']}: {push['answer']}"
+                assert push["status"] in {401, 410, 503}, f"a push was answered with {push['status']}: {push['answer']}"
                 continue
             batch, results = push["request"]["mutations"], push["answer"]["results"]
             assert [mutation["id"] for mutation in batch] == [result["id"] for result in results]

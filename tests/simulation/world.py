@@ -65,7 +65,7 @@ class World:
     def _empty(self) -> None:
         tables = [entity.table for entity in entities().values()]
         with connection.cursor() as cursor:
-            cursor.execute(f"TRUNCATE {', '.join((*tables, *TABLES_OF_SYNC, *TABLES_OF_DEVICES))}")
+            cursor.execute(f"TRUNCATE {', '.join((*tables, *TABLES_OF_SYNC, *TABLES_OF_DEVICES))} CASCADE")
 
     def _fill(self) -> None:
         rng = self.rng
