@@ -299,11 +299,14 @@ class Push:
         if of_before := {at: m for at, m in came.items() if m.lost is not None or self.candidates[at].seen}:
             lost.note(of_before, self.candidates, self.verdicts)
         Conflict.objects.bulk_create(
-            conflict_of(self.pusher.device, self.candidates[at], record, self.results[at].conflict)
+            conflict_of(self.pusher.device, self._as_it_came(at), record, self.results[at].conflict)
             for at in fresh
             if (record := self.verdicts[at].record) is not None
         )
         self._quarantine()
+
+    def _as_it_came(self, at: int) -> Candidate:
+        return msgspec.structs.replace(self.candidates[at], mutation=self.mutations[at])
 
     def _quarantine(self) -> None:
         refused = [at for at, result in self.results.items() if result.status == "rejected" and not result.replayed]

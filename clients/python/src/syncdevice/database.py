@@ -323,7 +323,7 @@ def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
                 'DELETE FROM "_sync_acknowledged" WHERE (SELECT "url" FROM "_sync_state")'
                 ' IS NOT (SELECT "url" FROM "_sync_enrolled")'
             )  # another server has lost nothing of it
-            conn.execute('INSERT OR REPLACE INTO "_sync_lost" VALUES (1, 9223372036854775807)')
+            conn.execute('INSERT OR REPLACE INTO "_sync_lost" SELECT 1, coalesce(max("seq"), 0) FROM "_sync_outbox"')
             conn.execute(
                 'UPDATE "_sync_state" SET ("url", "device", "device_token", "device_name", "scopes") ='
                 ' (SELECT * FROM "_sync_enrolled")'

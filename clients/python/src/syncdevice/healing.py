@@ -51,7 +51,7 @@ def lose_position(conn: sqlite3.Connection) -> None:
     with immediate(conn):
         set_state(conn, token=None)
         forget_cursors(conn)
-        conn.execute('INSERT OR REPLACE INTO "_sync_lost" VALUES (1, ?)', (EVER,))
+        conn.execute('INSERT OR REPLACE INTO "_sync_lost" SELECT 1, coalesce(max("seq"), 0) FROM "_sync_outbox"')
 
 
 def lost_upto(conn: sqlite3.Connection) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 from syncdevice.database import STAGE_FILES, Entity, applying, create_private, quote, remove_files, set_state
 from syncdevice.errors import ProtocolError, SchemaMoved
 from syncdevice.fates import forget_foreign_values
-from syncdevice.healing import EVER
 from syncdevice.outbox import Row, lay_over
 from syncdevice.reports import Change
 from syncdevice.tables import column_values, get_row, put_row, waiting_mutations
@@ -212,9 +211,6 @@ class Stage:
                         forget_foreign_values(self._conn, entity.name)
             token = self.token if self._missing_are_told() else None
             self._conn.execute('DELETE FROM "_sync_missing"')
-            if self._base is None:  # what is entered from now on is entered on what the server has
-                last = 'SELECT coalesce(max("seq"), 0) FROM "_sync_outbox"'
-                self._conn.execute(f'UPDATE "_sync_lost" SET "upto" = ({last}) WHERE "upto" = ?', (EVER,))
             set_state(self._conn, token=token, token_at=now, last_sync_at=now)
         self.discard()
         return changes
