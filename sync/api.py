@@ -15,8 +15,8 @@ from sync import openapi, openapi_integrity
 from sync.alerts.metrics import scrape
 from sync.digest import digest, rows
 from sync.health import readiness
-from sync.mismatch import Report, keep
 from sync.lost import unknown
+from sync.mismatch import Report, keep
 from sync.operations import accept, outcome, push_in_turn
 from sync.outcomes import outcomes
 from sync.pull import pull
