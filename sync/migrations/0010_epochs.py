@@ -45,7 +45,7 @@ ALTER TABLE sync_epoch DROP COLUMN since;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sync", "0007_operation")]
+    dependencies = [("sync", "0009_mismatch")]
     operations = [
         migrations.RunSQL(TABLES, DROP),
         migrations.AddField("rejection", "lost", models.BigIntegerField(blank=True, null=True)),
