@@ -200,11 +200,17 @@ def order(of: str) -> Order:
     return Order.objects.create(customer=new_customer(), employee_id=of, ordered_on="2026-11-21")
 
 
-def tick_of_long_ago() -> None:
-    """As `prune` leaves it, when nothing that began before is open any more in any database of this PostgreSQL."""
+def settled() -> str:
+    """The id of a transaction, when nothing that began before it is open any more in any database of this PostgreSQL."""
     ((now,),) = sql("SELECT pg_current_xact_id()::text")
     while not sql("SELECT 1 WHERE pg_snapshot_xmin(pg_current_snapshot()) > %s::xid8", [now]):
         pass
+    return str(now)
+
+
+def tick_of_long_ago() -> None:
+    """As `prune` leaves it."""
+    settled()
     sql(
         "INSERT INTO sync_tick (at, horizon) "
         "VALUES (now() - interval '91 days', pg_snapshot_xmin(pg_current_snapshot()))"

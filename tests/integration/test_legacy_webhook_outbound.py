@@ -40,6 +40,7 @@ from legacy.webhooks.outbox import (
 from legacy.webhooks.subscriptions import Subscription
 from sync.outbound import PAUSES_MINUTES
 from tests.integration.subscription_support import Receiver, receiver, size_of, subscribe
+from tests.integration.sync_support import settled, sql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = date(2026, 11, 21)
@@ -119,8 +120,7 @@ def test_subscriber_whose_position_is_forgotten_is_told_to_begin_anew(shop: Rece
     deliver_due()
     gone.delete()
     Customer.objects.create(name="here")
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE sync_epoch SET forgotten_before = pg_current_xact_id()")
+    sql("UPDATE sync_epoch SET forgotten_before = %s::xid8", [settled()])
     deliver_due()
     assert "sync.reset" in [message["type"] for message in shop.accepted.values()]
     assert [row["name"] for row in shop.there.values()] == ["here"]

@@ -5,7 +5,6 @@ The oracle knows nothing of the feed: it reads the tables, walks the paths in Py
 
 import json
 import re
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,11 +55,13 @@ class Slices:
     # --- the oracle ---
 
     def tables(self) -> dict[str, dict[str, Row]]:
-        """Everything that is committed, by entity and id."""
-        return {
-            kind.entity: {str(row["id"]): _texts(row) for row in kind.model._default_manager.values()}
-            for kind in (*self.kinds, self.granting)
-        }
+        """Everything that is committed, by entity and id, as texts."""
+        kinds = (*self.kinds, self.granting)
+        found: dict[str, dict[str, Row]] = {kind.entity: {} for kind in kinds}
+        each = (f"SELECT '{kind.entity}', row_to_json(t) FROM {kind.table} t" for kind in kinds)
+        for entity, row in sql(" UNION ALL ".join(f"({query})" for query in each)):
+            found[entity][row["id"]] = {n: v if v is None or n == "id" else str(v) for n, v in row.items()}
+        return found
 
     def scopes_of(self, kind: Kind, row: Row, tables: Mapping[str, Mapping[str, Row]]) -> set[str]:
         found = set()
@@ -409,11 +410,6 @@ def assert_equal(told: Row, there: Row | None, what: str) -> None:
     assert there is not None, (what, told)
     shown = {name: value for name, value in there.items() if name not in {"secret"}}
     assert {name: value for name, value in told.items() if name != "_rev"} == shown, what
-
-
-def _texts(row: Row) -> Row:
-    """As on the wire: ids are texts."""
-    return {name: str(value) if isinstance(value, uuid.UUID | int) else value for name, value in row.items()}
 
 
 @contextmanager

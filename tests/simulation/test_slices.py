@@ -4,7 +4,7 @@ import pytest
 
 from tests.simulation.slices import slices_of
 
-STEPS = 50
+STEPS = 40
 
 
 @pytest.mark.slow
