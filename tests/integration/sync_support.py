@@ -201,7 +201,7 @@ def order(of: str) -> Order:
 
 
 def settled() -> str:
-    """The id of a transaction, when nothing that began before it is open any more in any database of this PostgreSQL."""
+    """The id of a transaction, once nothing that began before it is open in any database of this PostgreSQL."""
     ((now,),) = sql("SELECT pg_current_xact_id()::text")
     while not sql("SELECT 1 WHERE pg_snapshot_xmin(pg_current_snapshot()) > %s::xid8", [now]):
         pass
