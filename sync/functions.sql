@@ -95,6 +95,7 @@ DECLARE
     v_granted text[];
     v_regranted boolean;
     v_any boolean;
+    v_xmin xid8;
     v_open xid8[];
     v_lost text[];
     v_kept text[];
@@ -130,9 +131,10 @@ BEGIN
 
     -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then these probes are all that is paid.
     v_open := ARRAY(SELECT pg_snapshot_xip(p_base) ORDER BY 1);
+    v_xmin := pg_snapshot_xmin(p_base);
     SELECT coalesce(array_agg(g.scope) FILTER (WHERE g.until IS NULL), '{}'),
-           coalesce(bool_or(NOT pg_visible_in_snapshot(g.since, p_base) OR NOT pg_visible_in_snapshot(g.until, p_base)),
-                    p_base IS NULL)
+           coalesce(bool_or(g.since >= v_xmin AND NOT pg_visible_in_snapshot(g.since, p_base)
+                            OR g.until >= v_xmin AND NOT pg_visible_in_snapshot(g.until, p_base)), p_base IS NULL)
     INTO v_granted, v_regranted
     FROM devices_granted g WHERE g.device_id = device;
     IF cardinality(v_granted) > p_scopes THEN problem := 'too_many_scopes'; RETURN; END IF;

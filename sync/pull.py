@@ -66,6 +66,8 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
             return pull(token_hash, token_text, rows_max)
         case b"device_revoked":
             raise refusal(wipe)
+        case b"token_expired" if token is not None and position[0] != token.epoch:
+            raise Problem("token_expired", restored=True)
         case bytes():
             raise Problem(problem.decode())
     epoch, base, floor, target, lane, xid, seq, witness = position

@@ -44,7 +44,7 @@ def push(pusher: Pusher, body: bytes, received_at: datetime | None = None) -> by
     """
     batch = parse_batch(body, settings.SYNC_PUSH_MUTATIONS_MAX)
     if batch.token is not None and standing_of(read_token(batch.token)) is not None:
-        raise Problem("token_expired")
+        raise Problem("token_expired", restored=True)
     results = _short_way(pusher, batch.mutations) or _long_way(pusher, batch, received_at or timezone.now())
     return msgspec.json.encode({"results": results})
 

@@ -15,6 +15,7 @@ from syncserver.errors import MEDIA_TYPE, PROBLEMS, Problem
 # Members that some problems have beside the usual ones, as their examples show them.
 _EXTRA: dict[str, dict[str, Any]] = {
     "device_revoked": {"wipe": True},
+    "token_expired": {"restored": True},
     "rate_limited": {"retry_after_seconds": 60},
     "service_unavailable": {"retry_after_seconds": 5},
     "unknown_field": {"field": "nickname"},

@@ -235,3 +235,32 @@ def test_command_line_from_enrolment_to_log(server: Server, tmp_path: Path) -> N
     assert json.loads(run("status", file, "--json").stdout)["pending"] == 1
     assert "1" in run("sync", file).stdout
     assert "email" in run("log", file).stdout
+
+
+def test_sync_of_a_replica_that_is_older_than_what_the_server_remembers_loads_afresh_and_keeps_its_edits(
+    server: Server, phone: Replica, tablet: Replica
+) -> None:
+    edited, deleted, deleted_too = (new_contact(phone, name) for name in ("edited", "deleted", "deleted too"))
+    phone.sync()
+    tablet.sync()
+    do(tablet, "UPDATE contact SET note = 'offline for a year' WHERE id = ?", edited)
+    do(tablet, "UPDATE contact SET note = 'edited, and gone since' WHERE id = ?", deleted)
+    made = new_contact(tablet, "made offline")
+    for row in (deleted, deleted_too):
+        do(phone, "DELETE FROM contact WHERE id = ?", row)
+    do(phone, "UPDATE contact SET phone = '1' WHERE id = ?", edited)
+    phone.sync()
+    with server.connect() as database:
+        # As pruning leaves it: the deletions are not known any more.
+        database.execute("DELETE FROM sync_feed WHERE row_id = %s", [deleted_too])
+        database.execute("UPDATE sync_epoch SET forgotten_before = pg_current_xact_id()")
+    report = tablet.sync()
+    assert report.reloaded and report.pushed == 3
+    assert do(tablet, "SELECT note, phone FROM contact WHERE id = ?", edited) == [("offline for a year", "1")]
+    assert do(tablet, "SELECT note FROM contact WHERE id = ?", deleted) == [
+        ("edited, and gone since",)
+    ]  # the edit wins
+    assert do(tablet, "SELECT 1 FROM contact WHERE id = ?", deleted_too) == []
+    assert do(tablet, "SELECT 1 FROM contact WHERE id = ?", made) == [(1,)]
+    with server.connect() as database:
+        database.execute("UPDATE sync_epoch SET forgotten_before = '0'")

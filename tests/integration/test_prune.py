@@ -12,7 +12,7 @@ from pytest_django import Settings
 from devices.models import Device
 from entities.models import Contact
 from sync.prune import prune
-from tests.integration.sync_support import TestDevice, create, delete, new_id, update
+from tests.integration.sync_support import TestDevice, create, delete, new_id, settled, update
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,6 +26,7 @@ def sql(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
 def aged() -> None:
     """All that was deleted so far was deleted long ago."""
     sql("DELETE FROM sync_tick")
+    settled()
     horizon = "pg_snapshot_xmin(pg_current_snapshot())"
     sql(f"INSERT INTO sync_tick (at, horizon) VALUES (now() - interval '1 year', {horizon})")
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
@@ -202,13 +202,18 @@ def test_pull_with_nothing_new_is_one_query_and_writes_nothing() -> None:
 
 
 @pytest.mark.protocol("P6")
-def test_pull_reads_a_scope_by_its_index() -> None:
-    sql("SET enable_seqscan = off")  # as in `sync_pull`
-    plan = sql(
-        "EXPLAIN SELECT * FROM sync_feed WHERE scope = 'global' AND (xid, seq) > ('5', 0) ORDER BY xid, seq LIMIT 10"
-    )
-    sql("RESET enable_seqscan")
-    assert "sync_feed_position" in str(plan)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM sync_feed WHERE scope = 'global' AND (xid, seq) > ('5', 0) ORDER BY xid, seq LIMIT 10",
+        "SELECT FROM sync_feed f WHERE f.scope = ANY (ARRAY(SELECT scope FROM devices_granted)) AND f.xid >= '5'",
+    ],
+)
+def test_pull_reads_a_scope_by_its_index(query: str) -> None:
+    with transaction.atomic():
+        for setting in ("enable_sort", "enable_seqscan", "enable_bitmapscan"):  # as the function does
+            sql(f"SET LOCAL {setting} = off")
+        assert "using sync_feed_position" in str(sql(f"EXPLAIN {query}"))
 
 
 # --- P7: pages ---
@@ -287,7 +292,8 @@ def test_pull_after_a_restore_returns_410_and_a_fresh_load_is_whole() -> None:
     sql("UPDATE sync_epoch SET database_identity = 'the database of before'")
     # As in another cluster: the entries seem to be of transactions to come.
     sql("UPDATE sync_feed SET xid = '900000000'")
-    assert problem(device.ask(device.token)) == (410, "token_expired")
+    answer = device.ask(device.token)
+    assert (problem(answer), answer.json()["restored"]) == ((410, "token_expired"), True)
     device.token, device.rows = None, {}
     device.pull()
     assert set(device.of("contact")) == {row}
@@ -303,7 +309,8 @@ def test_pull_token_older_than_forgotten_deletions_returns_410(settings: Setting
     current = TestDevice()
     current.pull()
     assert prune()["tombstones"] >= 1
-    assert problem(old.ask(old.token)) == (410, "token_expired")
+    answer = old.ask(old.token)
+    assert (problem(answer), "restored" in answer.json()) == ((410, "token_expired"), False)
     assert current.page(current.token)["has_more"] is False
 
 

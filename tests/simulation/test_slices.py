@@ -4,7 +4,7 @@ import pytest
 
 from tests.simulation.slices import slices_of
 
-STEPS = 40
+STEPS = 30
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from tests.simulation.faults import Recorder
 
 EMPLOYEES = 3
 TABLES_OF_SYNC = (
-    *("sync_feed", "sync_history", "sync_result", "sync_tick"),
+    *("sync_feed", "sync_forgotten", "sync_healed", "sync_history", "sync_result", "sync_tick"),
     *("sync_conflict", "sync_decision", "sync_rejection", "sync_outcome", "sync_mismatch"),
 )
 TABLES_OF_DEVICES = ("devices_grant", "devices_granted", "devices_usage", "devices_enrollmentcode", "devices_device")

@@ -16,8 +16,9 @@ from tests.unit.syncdevice_support import CONTACT, ORDER, PRODUCT, enrolled, sch
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def problem(status: int, code: str) -> httpx.Response:
-    return httpx.Response(status, json={"code": code, "title": "No", "detail": "Not so.", "status": status})
+def problem(status: int, code: str, **others: Any) -> httpx.Response:
+    body = {"code": code, "title": "No", "detail": "Not so.", "status": status, **others}
+    return httpx.Response(status, json=body)
 
 
 @dataclass

@@ -58,7 +58,7 @@ def restored(server: FakeServer, replica: Replica, *lost: str) -> SyncReport:
         query = 'SELECT "id" FROM "_sync_acknowledged" WHERE "row" = ?'
         server.unknown = {id for row in lost for (id,) in conn.execute(query, (row,))}
     server.seen.clear()
-    expired = [problem(410, "token_expired")]
+    expired = [problem(410, "token_expired", restored=True)]
     server.refuse = lambda r: expired.pop() if expired and r.url.path in {"/sync/push", "/sync/pull"} else None
     return replica.sync()
 
@@ -172,6 +172,15 @@ def test_older_server_that_knows_nothing_of_it_is_pushed_to_as_ever(server: Fake
     made(replica, A)
     assert replica.sync().pushed == 1
     with closing(database.connect(replica.path)) as conn:
-        healing.lose_position(conn)
+        healing.lose_position(conn, restored=True)
     do(replica, f"UPDATE contact SET name = 'again' WHERE id = '{A}'")
     assert replica.sync().pushed == 1
+
+
+def test_edits_are_not_marked_as_lost_where_the_token_was_only_too_old(server: FakeServer, replica: Replica) -> None:
+    replica.sync()
+    do(replica, f"INSERT INTO contact (id, name) VALUES ('{A}', 'offline')")
+    for restored, upto in ((False, 0), (True, 1)):
+        with closing(database.connect(replica.path)) as conn:
+            healing.lose_position(conn, restored)
+            assert bool(healing.lost_upto(conn)) is bool(upto)

@@ -59,6 +59,8 @@ OWN_TABLES = (
     )""",
     # Up to which place in the outbox edits were made on revisions that the server may have lost.
     '"_sync_lost" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "upto" INTEGER NOT NULL)',
+    # The token of before an enrolment, until all is read anew: by it the server says whether it was restored since.
+    '"_sync_before" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "token" TEXT NOT NULL)',
     # How far `GET /sync/outcomes` was read, by device: one that was enrolled anew begins anew.
     '"_sync_cursor" ("device" TEXT PRIMARY KEY NOT NULL, "cursor" TEXT NOT NULL)',
     # Since when the device has its token, and the one before it: see `tokens`.
@@ -323,7 +325,8 @@ def install(conn: sqlite3.Connection, ddl: str, etag: str | None) -> bool:
                 'DELETE FROM "_sync_acknowledged" WHERE (SELECT "url" FROM "_sync_state")'
                 ' IS NOT (SELECT "url" FROM "_sync_enrolled")'
             )  # another server has lost nothing of it
-            conn.execute('INSERT OR REPLACE INTO "_sync_lost" SELECT 1, coalesce(max("seq"), 0) FROM "_sync_outbox"')
+            before = 'SELECT 1, "token" FROM "_sync_state" WHERE "token" IS NOT NULL'
+            conn.execute(f'INSERT OR REPLACE INTO "_sync_before" {before}')
             conn.execute(
                 'UPDATE "_sync_state" SET ("url", "device", "device_token", "device_name", "scopes") ='
                 ' (SELECT * FROM "_sync_enrolled")'

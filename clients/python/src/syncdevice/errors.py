@@ -54,7 +54,14 @@ class Refused(SyncError):
 
 
 class TokenExpired(Refused):
-    """The server no longer knows how far this device has read. `sync()` handles it: push, then load afresh."""
+    """The server no longer knows how far this device has read. `sync()` handles it: push, then load afresh.
+
+    `restored`: its database is, or may be, another one than that which the token is of.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, restored: bool) -> None:
+        super().__init__(status, code, detail)
+        self.restored = restored
 
 
 class NotCurrent(Refused):

@@ -39,7 +39,7 @@ def pull_changes(
     except (TokenExpired, SchemaMoved) as error:
         stage.discard()
         if isinstance(error, TokenExpired):
-            lose_position(conn)
+            lose_position(conn, error.restored)
         raise
     finally:
         stage.close()

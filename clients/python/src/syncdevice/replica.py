@@ -320,7 +320,7 @@ class Replica:
                         self._heal(conn, transport, state, report, tell, changed)
                     self._push(conn, transport, state, report, tell, changed)
                 except TokenExpired as error:
-                    healing.lose_position(conn)
+                    healing.lose_position(conn, error.restored)
                     problem = error
                     continue
             report.schema_changed |= _refresh_schema(conn, transport, None if start else state.schema_etag)
@@ -332,6 +332,8 @@ class Replica:
                 if state.token is None:
                     problem = ProtocolError("a row that a push found gone was not told")
                     continue
+                if report.reloaded:
+                    healing.forget_before(conn)
                 decided = fates.ask_outcomes(conn, transport, state.device)
                 report.decided += decided
                 if decided:  # perhaps after what was pulled: an application that is told of it shall find the rows
@@ -394,7 +396,8 @@ class Replica:
             tell(Progress("push", done, done + left))
             changed(corrected)
 
-        statuses = push_outbox(conn, transport, state.entities, _now, on_batch, state.token)
+        token = state.token or healing.token_before(conn)
+        statuses = push_outbox(conn, transport, state.entities, _now, on_batch, token)
         report.pushed += statuses.total()
         for status in statuses.keys() - {"applied"}:
             report.outcomes[status] = report.outcomes.get(status, 0) + statuses[status]

@@ -308,7 +308,8 @@ def refusal(response: httpx.Response) -> SyncError:
         case 403, "enrollment_refused":
             return EnrollmentRefused("the code is wrong, used or expired: ask an administrator for a new one")
         case (410, _) | (400, "invalid_token"):
-            return TokenExpired(status, code, detail)
+            restored = status == 400 or problem.get("restored") is True
+            return TokenExpired(status, code, detail, restored)
         case 409, "not_current":
             return NotCurrent(status, code, detail)
         case 413, _:
