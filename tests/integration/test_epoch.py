@@ -13,7 +13,7 @@ from entities.models import Contact
 from sync.epoch import begin_epoch
 from sync.token import Snapshot, Token, decode, encode
 from syncserver.errors import Problem
-from tests.integration.sync_support import TestDevice, new_id, other_connection
+from tests.integration.sync_support import TestDevice, new_id, other_connection, settled
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -129,6 +129,7 @@ def test_new_epoch_stamps_anew_what_means_nothing_here_and_leaves_the_rest() -> 
     sql("UPDATE sync_feed SET xid = '900000000' WHERE row_id = %s", moved.pk)
     sql("UPDATE sync_history SET xid = 900000000 WHERE row_id = %s", moved.pk)
     steps: list[tuple[int, int]] = []
+    settled()
     sql("UPDATE sync_epoch SET database_identity = 'another'")
     assert begin_epoch(progress=lambda done, total: steps.append((done, total)))
     assert steps[-1][0] == steps[-1][1] > 0
