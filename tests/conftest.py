@@ -41,6 +41,8 @@ BEGIN
         END IF;
     END LOOP;
     IF v_large <> '{{}}' THEN EXECUTE 'TRUNCATE ' || array_to_string(v_large, ', ') || ' CASCADE'; END IF;
+    UPDATE sync_epoch SET since = NULL WHERE since IS NOT NULL; -- a database that was never restored, for the next one
+    DELETE FROM sync_healed;
 END $body$"""
 
 

@@ -18,12 +18,6 @@ from tests.integration.sync_support import TestDevice, new_id, other_connection,
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(autouse=True)
-def never_restored() -> Iterator[None]:
-    yield
-    sql("UPDATE sync_epoch SET since = NULL")
-
-
 def sql(statement: str, *parameters: Any) -> list[tuple[object, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)

@@ -1,6 +1,7 @@
 """Rows follow the rows that they refer to from scope to scope, whoever moves these and whatever happens at once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -309,12 +310,13 @@ def test_a_row_that_gets_another_parent_while_one_moves_is_where_its_parent_is(
     old, new = order(here), order(there)
     row = line(old)
     change = "UPDATE entities_orderline SET order_id = %s WHERE id = %s"
-    move_old = lambda other: other.execute(MOVE, [elsewhere, old.pk])  # noqa: E731
-    move_new = lambda other: other.execute(MOVE, [elsewhere, new.pk])  # noqa: E731
     with transaction.atomic():
         if first == "the row":
             sql(change, [new.pk, row.pk])
-            others = [beside(move_old), beside(move_new)]
+            others = [
+                beside(partial(psycopg.Connection.execute, query=MOVE, params=[elsewhere, parent.pk]))
+                for parent in (old, new)
+            ]
         else:
             sql(MOVE, [elsewhere, (old if first == "the old parent" else new).pk])
             others = [beside(lambda other: other.execute(change, [new.pk, row.pk]))]
