@@ -8,13 +8,13 @@ DECLARE
     v_mutations record := sync_mutations();
     v_xid xid8 := pg_current_xact_id();
     v_number bigint := v_xid::text::bigint;
+    v_rows uuid[] := ARRAY(SELECT n.id FROM new_rows n);
 BEGIN
 {{locks}}
     -- Nearly always every row is new to the feed, and then nothing has to be kept of them between the two tables.
-    IF NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
-                   AND f.entity = {{entity}})
-       AND NOT EXISTS (SELECT FROM sync_forgotten f WHERE f.row_id = ANY (ARRAY(SELECT n.id FROM new_rows n))
-                       AND f.entity = {{entity}}) THEN
+    IF NOT EXISTS (SELECT FROM sync_feed f WHERE f.row_id = ANY (v_rows) AND f.entity = {{entity}})
+       AND (NOT EXISTS (SELECT FROM sync_forgotten)
+            OR NOT EXISTS (SELECT FROM sync_forgotten f WHERE f.row_id = ANY (v_rows) AND f.entity = {{entity}})) THEN
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
         SELECT n.id, {{entity}}, s.scope, 1, v_xid, nextval('sync_feed_seq'), {{first_row}}::text
         FROM new_rows n CROSS JOIN LATERAL unnest({{new_scopes}}) s(scope);

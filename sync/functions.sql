@@ -94,6 +94,8 @@ DECLARE
     v_since pg_snapshot;
     v_granted text[];
     v_regranted boolean;
+    v_few CONSTANT int := 50; -- entries
+    v_changed text[]; -- since the base; NULL: too many to say
     v_any boolean;
     v_xmin xid8;
     v_open xid8[];
@@ -129,7 +131,8 @@ BEGIN
     END;
     IF problem IS NOT NULL THEN RETURN; END IF;
 
-    -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then these probes are all that is paid.
+    -- Most lanes of most pulls have nothing new, and most pulls nothing at all: then this is all that is paid. Where little
+    -- was written since, anywhere, that is looked through; else each scope is asked.
     v_open := ARRAY(SELECT pg_snapshot_xip(p_base) ORDER BY 1);
     v_xmin := pg_snapshot_xmin(p_base);
     SELECT coalesce(array_agg(g.scope) FILTER (WHERE g.until IS NULL), '{}'),
@@ -138,9 +141,17 @@ BEGIN
     INTO v_granted, v_regranted
     FROM devices_granted g WHERE g.device_id = device;
     IF cardinality(v_granted) > p_scopes THEN problem := 'too_many_scopes'; RETURN; END IF;
-    v_any := EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_granted) AND f.xid >= pg_snapshot_xmax(p_base))
-             OR v_open <> '{}'
-                AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_granted) AND f.xid = ANY (v_open));
+    SELECT CASE WHEN count(*) < v_few THEN coalesce(array_agg(DISTINCT r.scope), '{}') END INTO v_changed
+    FROM (
+        (SELECT f.scope FROM sync_feed f WHERE f.xid >= pg_snapshot_xmax(p_base) AND f.rev > 0 ORDER BY f.xid LIMIT v_few)
+        UNION ALL (SELECT f.scope FROM sync_feed f WHERE f.xid = ANY (v_open) AND f.rev > 0 ORDER BY f.xid LIMIT v_few)
+    ) r;
+    v_any := v_granted && v_changed;
+    IF v_changed IS NULL THEN
+        v_any := EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_granted) AND f.xid >= pg_snapshot_xmax(p_base))
+                 OR v_open <> '{}'
+                    AND EXISTS (SELECT FROM sync_feed f WHERE f.scope = ANY (v_granted) AND f.xid = ANY (v_open));
+    END IF;
     IF NOT (v_regranted OR v_any) AND p_target IS NULL THEN
         entities := '{}'; upserts := '{}'; deletes := '{}'; row_count := 0; has_more := false; base := v_now;
         RETURN;
@@ -183,8 +194,9 @@ BEGIN
         v_open := ARRAY(SELECT pg_snapshot_xip(base) ORDER BY 1);
         v_active := ARRAY(
             SELECT cardinality(v_lost) + k.at FROM unnest(v_kept) WITH ORDINALITY k(scope, at)
-            WHERE EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid >= pg_snapshot_xmax(base))
-               OR EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid = ANY (v_open))
+            WHERE (v_changed IS NULL OR k.scope = ANY (v_changed))
+              AND (EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid >= pg_snapshot_xmax(base))
+                   OR EXISTS (SELECT FROM sync_feed f WHERE f.scope = k.scope AND f.xid = ANY (v_open)))
         );
         WHILE lane <= cardinality(v_lanes) LOOP
             v_kind := CASE WHEN lane <= cardinality(v_lost) THEN 'lost'
@@ -253,6 +265,7 @@ BEGIN
             lane := lane + 1; xid := '0'; seq := 0;
         END LOOP;
         base := target; floor := NULL; target := v_now; lane := 1; xid := '0'; seq := 0;
+        v_changed := NULL; -- that was since another base
         EXIT runs WHEN base::text = v_now::text;
         -- What this run took away may come back with the next, and a page tells a row once.
         has_more := row_count > 0;

@@ -216,6 +216,16 @@ def test_pull_reads_a_scope_by_its_index(query: str) -> None:
         assert "using sync_feed_position" in str(sql(f"EXPLAIN {query}"))
 
 
+@pytest.mark.protocol("P6")
+@pytest.mark.parametrize("position", [">= '5'", "= ANY (ARRAY['5', '7']::xid8[])"])
+def test_pull_reads_what_was_written_last_by_its_index(position: str) -> None:
+    with transaction.atomic():
+        for setting in ("enable_sort", "enable_seqscan", "enable_bitmapscan"):
+            sql(f"SET LOCAL {setting} = off")
+        query = f"SELECT f.scope FROM sync_feed f WHERE f.xid {position} AND f.rev > 0 ORDER BY f.xid LIMIT 50"
+        assert "using sync_feed_recent" in str(sql(f"EXPLAIN {query}"))
+
+
 # --- P7: pages ---
 
 

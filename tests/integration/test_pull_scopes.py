@@ -7,7 +7,19 @@ from pytest_django import Settings
 
 from devices.models import Device, Grant
 from entities.models import Order
-from tests.integration.sync_support import SHARED, TestDevice, beside, contact, create, employee, new_id, order, problem
+from tests.integration.sync_support import (
+    SHARED,
+    TestDevice,
+    beside,
+    contact,
+    create,
+    employee,
+    new_id,
+    order,
+    other_connection,
+    problem,
+    sql,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,6 +35,33 @@ def test_pull_shows_only_the_rows_of_the_devices_scopes() -> None:
     device.pull()
     assert set(device.of("order")) == {str(seen.pk)}
     assert str(hidden.pk) not in str(device.rows)
+
+
+@pytest.mark.protocol("P5")
+@pytest.mark.parametrize("others", [0, 1, 49, 50, 51, 120])  # what was written last is looked through up to 50 entries
+@pytest.mark.parametrize("when", ["before", "after", "committed late"])
+def test_pull_brings_what_changed_in_one_of_many_scopes_however_much_changed_elsewhere(others: int, when: str) -> None:
+    mine = [employee(n) for n in range(1, 6)]
+    row = order(mine[3])
+    device = TestDevice(*(f"employee:{who}" for who in mine))
+    move, at_work = f"UPDATE entities_order SET note = 'new' WHERE id = '{row.pk}'", other_connection()
+    if when == "committed late":
+        at_work.execute(move)
+    device.pull()
+    assert device.of("order")[str(row.pk)]["note"] == ""
+    if when == "before":
+        sql(move)
+    for _ in range(others):
+        contact()
+    if when == "after":
+        sql(move)
+    elif when == "committed late":
+        device.pull()
+        assert device.of("order")[str(row.pk)]["note"] == ""
+        at_work.commit()
+    at_work.close()
+    device.pull()
+    assert device.of("order")[str(row.pk)]["note"] == "new"
 
 
 @pytest.mark.protocol("P5")
