@@ -3,7 +3,7 @@
 import json
 import uuid
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -28,15 +28,12 @@ class ExplainedCommand(BaseCommand):
 
 
 class GrantingCommand(ExplainedCommand):
-    """One that changes the grants of one holder."""
+    """One that changes the grants of one holder, by `change`, which returns the scopes that were not so already."""
 
+    change: ClassVar[Callable[[Sequence[str], Holder], list[str]]]  # raises ValidationError
     done: ClassVar[str]
     not_needed: ClassVar[str]
     takes: ClassVar[bool] = False  # and so says where a scope is granted in another way
-
-    def change(self, scopes: Sequence[str], holder: Holder) -> list[str]:
-        """Do it; return those that were not so already. Raises ValidationError."""
-        raise NotImplementedError
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("scopes", nargs="+", metavar="SCOPE", help="such as global or store:7")
@@ -46,7 +43,7 @@ class GrantingCommand(ExplainedCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         holder = holder_of(options)
         try:
-            changed = self.change(options["scopes"], holder)
+            changed = type(self).change(options["scopes"], holder)
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
         still = [grant for grant in grants_of(holder) if grant.scope in options["scopes"]] if self.takes else []

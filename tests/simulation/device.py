@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import syncdevice.replica
+import syncdevice.session
 from syncdevice import Progress, Replica, SyncError
 from syncdevice.transport import http_date
 
@@ -56,8 +57,9 @@ class Device:
         self, faults: Faults, mailbox: list[httpx.Request], inner: httpx.BaseTransport | None = None
     ) -> Replica:
         retry_seconds = 0.0 if faults.budget is None else RETRY_SECONDS
-        module: Any = syncdevice.replica
-        module._now = lambda: http_date(datetime.now(UTC) + self.skew)
+        modules: list[Any] = [syncdevice.replica, syncdevice.session]
+        for module in modules:
+            module.now = lambda: http_date(datetime.now(UTC) + self.skew)
         http = Network(inner or self.inner, faults, mailbox, self._check)
         return Replica(self.path, http=http, retry_seconds=retry_seconds)
 

@@ -1,8 +1,6 @@
 """`manage.py grant`: give scopes to a device, or to all devices of a user."""
 
-from collections.abc import Sequence
-
-from devices.grants import Holder, grant_all
+from devices.grants import grant_all
 from devices.management.granting import GrantingCommand
 
 
@@ -14,6 +12,4 @@ examples:
   manage.py grant global store:7 store:8 --user ana   so do all devices of ana, those too that she enrols later
 """
     done, not_needed = "Granted", "was granted already"
-
-    def change(self, scopes: Sequence[str], holder: Holder) -> list[str]:
-        return grant_all(scopes, holder)
+    change = grant_all

@@ -1,8 +1,6 @@
 """`manage.py revoke`: take scopes back from a device, or from all devices of a user."""
 
-from collections.abc import Sequence
-
-from devices.grants import Holder, revoke_scopes
+from devices.grants import revoke_scopes
 from devices.management.granting import GrantingCommand
 
 
@@ -17,6 +15,4 @@ examples:
   manage.py revoke store:7 store:8 --user ana     and all devices of ana, unless a device has one of its own
 """
     done, not_needed, takes = "Revoked", "was not granted", True
-
-    def change(self, scopes: Sequence[str], holder: Holder) -> list[str]:
-        return revoke_scopes(scopes, holder)
+    change = revoke_scopes

@@ -5,14 +5,13 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
 import httpx
 
 from syncdevice import check, database, fates, healing, tokens
-from syncdevice.database import State
 from syncdevice.errors import (
     Busy,
     DeviceRevoked,
@@ -20,18 +19,15 @@ from syncdevice.errors import (
     NotReachable,
     ProtocolError,
     Refused,
-    SchemaMoved,
     SyncError,
-    TokenExpired,
 )
 from syncdevice.fates import OUTCOME_DAYS, OnOutcome
-from syncdevice.healing import ACKNOWLEDGED_DAYS, BACK
-from syncdevice.outbox import Mutation
+from syncdevice.healing import ACKNOWLEDGED_DAYS
 from syncdevice.outcomes import Outcome
-from syncdevice.pull import pull_changes
-from syncdevice.push import Result, pending, push_outbox, record
+from syncdevice.push import pending
 from syncdevice.reports import Change, CheckReport, Progress, Status, SyncReport, age
-from syncdevice.transport import RETRY_TOTAL_SECONDS, Transport, http_date
+from syncdevice.session import Session, now, refresh_schema
+from syncdevice.transport import RETRY_TOTAL_SECONDS, Transport
 
 OnProgress = Callable[[Progress], None]
 OnChange = Callable[[dict[str, Change]], None]
@@ -39,12 +35,7 @@ Checking = Callable[[sqlite3.Connection, Transport, OnProgress, OnChange, bool],
 Callbacks = tuple[OnOutcome | None, OnOutcome | None, OnOutcome | None]
 
 APP_BUSY_SECONDS = 10.0
-FRESH_STARTS_MAX = 3
 ROTATE_DAYS = 30.0
-
-
-def _now() -> str:
-    return http_date(datetime.now(UTC))
 
 
 @contextmanager
@@ -148,7 +139,7 @@ class Replica:
                 database.save_enrolment(conn, url, name, answer)
                 database.remove_files(path, database.STAGE_FILES)
                 with closing(Transport(url, answer["token"], http=http, retry_seconds=retry_seconds)) as enrolled:
-                    _refresh_schema(conn, enrolled, None)
+                    refresh_schema(conn, enrolled, None)
         return cls(path, http=http, retry_seconds=retry_seconds)
 
     def connect(self) -> sqlite3.Connection:
@@ -203,7 +194,7 @@ class Replica:
         def checking(
             conn: sqlite3.Connection, transport: Transport, tell: OnProgress, changed: OnChange, _: bool
         ) -> CheckReport:
-            report = check.check(conn, self.path, transport, _now, tell, changed, values)
+            report = check.check(conn, self.path, transport, now, tell, changed, values)
             check.note(conn, datetime.now(UTC), report.checked)
             return report
 
@@ -213,17 +204,17 @@ class Replica:
     def _check_if_due(
         self, conn: sqlite3.Connection, transport: Transport, tell: OnProgress, changed: OnChange, reloaded: bool
     ) -> CheckReport | None:
-        now = datetime.now(UTC)
-        if self.check_days is None or not (reloaded or check.is_due(conn, now, self.check_days)):
+        at = datetime.now(UTC)
+        if self.check_days is None or not (reloaded or check.is_due(conn, at, self.check_days)):
             return None
         report = None
         try:
-            report = check.check(conn, self.path, transport, _now, tell, changed)
+            report = check.check(conn, self.path, transport, now, tell, changed)
         except DeviceRevoked:
             raise
         except SyncError:
             pass  # the sync itself is done
-        check.note(conn, now, report is not None and report.checked)
+        check.note(conn, at, report is not None and report.checked)
         return report
 
     def _run(
@@ -247,16 +238,17 @@ class Replica:
 
         with self._online(lock_wait) as (conn, transport):
             with self._telling(conn, callbacks):
+                session = Session(conn, self.path, transport, report, tell, changed)
                 try:
-                    self._sync(conn, transport, report, tell, changed, wait)
+                    session.sync(wait)
                 except Refused as error:
-                    if error.code != "unauthorized" or not tokens.fall_back(conn, transport, _now()):
+                    if error.code != "unauthorized" or not tokens.fall_back(conn, transport, now()):
                         raise
-                    self._sync(conn, transport, report, tell, changed, wait)
+                    session.sync(wait)
                 report.check = checking(conn, transport, tell, changed, report.reloaded)
             with suppress(Busy, NotReachable, Refused, ProtocolError):  # the next sync tries again
                 if tokens.is_due(conn, self.rotate_days, datetime.now(UTC)):
-                    tokens.rotate(conn, transport, _now())
+                    tokens.rotate(conn, transport, now())
         report.seconds = time.monotonic() - started
         return report
 
@@ -268,11 +260,11 @@ class Replica:
         """
         with self._online(lock_wait) as (conn, transport):
             try:
-                tokens.rotate(conn, transport, _now())
+                tokens.rotate(conn, transport, now())
             except Refused as error:
-                if error.code != "unauthorized" or not tokens.fall_back(conn, transport, _now()):
+                if error.code != "unauthorized" or not tokens.fall_back(conn, transport, now()):
                     raise
-                tokens.rotate(conn, transport, _now())
+                tokens.rotate(conn, transport, now())
 
     @contextmanager
     def _online(self, lock_wait: float) -> Iterator[tuple[sqlite3.Connection, Transport]]:
@@ -300,49 +292,6 @@ class Replica:
         message = f"an administrator revoked this device and had its data deleted here; {told}"
         return DeviceRevoked(message, wiped=True, reported=reported)
 
-    def _sync(
-        self,
-        conn: sqlite3.Connection,
-        transport: Transport,
-        report: SyncReport,
-        tell: OnProgress,
-        changed: Callable[[dict[str, Change]], None],
-        wait: int,
-    ) -> None:
-        problem: SyncError | None = None
-        fates.take_up(conn)
-        for start in range(FRESH_STARTS_MAX):
-            # On a fresh start the schema is asked for whatever our ETag says: a page may have told that it moved.
-            state = database.read_state(conn)
-            if state.schema is not None:
-                try:
-                    if state.token is None:
-                        self._heal(conn, transport, state, report, tell, changed)
-                    self._push(conn, transport, state, report, tell, changed)
-                except TokenExpired as error:
-                    healing.lose_position(conn, error.restored)
-                    problem = error
-                    continue
-            report.schema_changed |= _refresh_schema(conn, transport, None if start else state.schema_etag)
-            state = database.read_state(conn)
-            report.reloaded |= state.token is None
-            try:
-                changed(pull_changes(conn, self.path, transport, state, _now, tell, wait))
-                state = database.read_state(conn)
-                if state.token is None:
-                    problem = ProtocolError("a row that a push found gone was not told")
-                    continue
-                if report.reloaded:
-                    healing.forget_before(conn)
-                decided = fates.ask_outcomes(conn, transport, state.device)
-                report.decided += decided
-                if decided:  # perhaps after what was pulled: an application that is told of it shall find the rows
-                    changed(pull_changes(conn, self.path, transport, state, _now, tell))
-                return
-            except (TokenExpired, SchemaMoved) as error:
-                problem = error
-        raise ProtocolError(f"every fresh start failed ({problem}): tell the server's administrator") from problem
-
     @contextmanager
     def _telling(self, conn: sqlite3.Connection, callbacks: Callbacks) -> Iterator[None]:
         """Tell the application what became of its changes when a sync ends, well or not; then forget what is old."""
@@ -358,49 +307,6 @@ class Replica:
         if self.outcome_days is not None:
             fates.prune(conn, datetime.now(UTC), self.outcome_days)
         healing.prune(conn, datetime.now(UTC), self.acknowledged_days)
-
-    def _heal(
-        self,
-        conn: sqlite3.Connection,
-        transport: Transport,
-        state: State,
-        report: SyncReport,
-        tell: OnProgress,
-        changed: Callable[[dict[str, Change]], None],
-    ) -> None:
-        """Before everything is read anew: bring back what a restored server has lost."""
-
-        def keep(mutations: Sequence[Mutation], results: Sequence[Result]) -> None:
-            changed(record(conn, state.entities, mutations, results))
-
-        statuses = healing.offer(conn, transport, _now, keep, lambda done: tell(Progress("heal", done)))
-        report.healed += sum(statuses[status] for status in BACK)
-        for status in statuses.keys() - {"applied"}:
-            report.outcomes[status] = report.outcomes.get(status, 0) + statuses[status]
-
-    def _push(
-        self,
-        conn: sqlite3.Connection,
-        transport: Transport,
-        state: State,
-        report: SyncReport,
-        tell: OnProgress,
-        changed: Callable[[dict[str, Change]], None],
-    ) -> None:
-        waiting, oldest = pending(conn)
-        transport.client_note = f"; pending={waiting}" + (f"; oldest={oldest}" if oldest else "")
-
-        def on_batch(done: int, corrected: dict[str, Change]) -> None:
-            left, oldest = pending(conn)
-            transport.client_note = f"; pending={left}" + (f"; oldest={oldest}" if oldest else "")
-            tell(Progress("push", done, done + left))
-            changed(corrected)
-
-        token = state.token or healing.token_before(conn)
-        statuses = push_outbox(conn, transport, state.entities, _now, on_batch, token)
-        report.pushed += statuses.total()
-        for status in statuses.keys() - {"applied"}:
-            report.outcomes[status] = report.outcomes.get(status, 0) + statuses[status]
 
     def status(self) -> Status:
         """Where the replica stands, without the network."""
@@ -460,9 +366,3 @@ class Replica:
     def _outcomes(self, which: str, **values: str | None) -> list[Outcome]:
         with closing(database.connect(self.path)) as conn:
             return fates.read_outcomes(conn, which, values) if fates.take_up(conn) else []
-
-
-def _refresh_schema(conn: sqlite3.Connection, transport: Transport, etag: str | None) -> bool:
-    """Bring the tables to the server's schema. True where that means to load everything anew."""
-    answer = transport.schema(etag)
-    return database.install(conn, *answer) if answer else False
