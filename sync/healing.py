@@ -5,7 +5,8 @@ from django.conf import settings
 from devices.models import Device
 from sync.amend import Invalid
 from sync.models import Rejection
-from sync.quarantine import WAITING, replay
+from sync.quarantine import replay
+from sync.together import WAITING
 from syncserver.errors import Problem
 
 

@@ -5,82 +5,9 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from sync import openapi_examples as example
 from sync.digest import BUCKETS
-from sync.mismatch import ROWS_MAX
-from sync.openapi import REVISION, UUID, Schema, array, changes, closed, nullable, ref
+from sync.openapi_schemas import UUID, ref
 from sync.wire import entities
 from syncserver.openapi import COMMON, CONTENT_ENCODING, SYNC_CLIENT, problems
-
-SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_BUCKETS = closed(
-    {
-        "entity": {"type": "string"},
-        "buckets": array(SHA256) | {"minItems": BUCKETS, "maxItems": BUCKETS, "description": "In the order 00 to ff."},
-    }
-)
-_BUCKET = closed(
-    {
-        "entity": {"type": "string"},
-        "bucket": {"type": "string", "pattern": "^[0-9a-f]{2}$"},
-        "rows": {
-            "type": "object",
-            "additionalProperties": REVISION,
-            "description": "The revision of each row by its id, in byte order of id.",
-        },
-        "has_more": {"type": "boolean", "description": "Ask again with `after`, the last of these ids."},
-    }
-)
-_COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1, "default": 0}
-_MISMATCHED_ROW = closed(
-    {
-        "id": UUID | {"pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"},
-        "device": nullable(REVISION) | {"description": "The revision in the device's file; null: it was not there."},
-        "server": nullable(REVISION) | {"description": "The revision that the server told; null: none."},
-    },
-    "device",
-    "server",
-)
-_MISMATCH_REPORT = closed(
-    {
-        "entities": {
-            "type": "object",
-            "description": "By entity.",
-            "additionalProperties": closed(
-                {
-                    "changed": _COUNT | {"description": "Rows that differed in their revision or their values."},
-                    "missing": _COUNT | {"description": "Rows that were not in the device's file."},
-                    "surplus": _COUNT | {"description": "Rows that should not have been there."},
-                    "rows": array(_MISMATCHED_ROW) | {"maxItems": ROWS_MAX, "description": "The first of them."},
-                },
-                "changed",
-                "missing",
-                "surplus",
-                "rows",
-            ),
-        },
-        "repaired": {"type": "boolean", "description": "Whether the device now holds what it must."},
-    }
-)
-
-
-def add_components(result: Schema, generator: object, request: object, public: bool) -> Schema:  # noqa: ARG001
-    """drf-spectacular's hook: the schemas that `ref` names."""
-    schemas = result["components"]["schemas"] | _components()
-    result["components"]["schemas"] = dict(sorted(schemas.items()))
-    return result
-
-
-def _components() -> dict[str, Schema]:
-    return {
-        "Digest": closed({"count": {"type": "integer", "minimum": 0}, "digest": SHA256}),
-        "Digests": closed({name: ref("Digest") for name in entities()}),
-        "Buckets": _BUCKETS,
-        "Bucket": _BUCKET,
-        "Rows": closed({"changes": changes(), "has_more": {"type": "boolean"}}),
-        "RowIds": closed({name: array(UUID) for name in entities()}, *entities())
-        | {"description": f"At most {settings.SYNC_ROWS_IDS_MAX} ids in all."},
-        "MismatchReport": _MISMATCH_REPORT,
-    }
-
 
 _BODY_PROBLEMS = (
     "invalid_json",

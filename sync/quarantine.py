@@ -12,21 +12,21 @@ from django.utils import timezone
 from sync import decide as core
 from sync.amend import Invalid, in_turn, lock_devices, refusal
 from sync.answer import Result
-from sync.candidates import candidates_of, references_in
+from sync.candidates import candidates_of
 from sync.capture import set_author
 from sync.checker import checker
-from sync.decide import Candidate, RowKey
+from sync.decide import Candidate
 from sync.models import Conflict, Rejection
-from sync.mutation import Batch, Error, Mutation, Values, error
+from sync.mutation import Batch, Error, Mutation, error
 from sync.outcomes import tell
 from sync.push import Push
 from sync.sql import array, block, cursor
 from sync.states import Pusher
+from sync.together import key_of, mutation_of, waiting_with
 from sync.units import Interleaved
 from sync.wire import Entity, entities
 
 State = Rejection.State
-WAITING = frozenset({"not_found", "missing_reference", "group_failed"})  # for another mutation, as far as one can tell
 Allowed = Callable[[Rejection], bool]
 
 
@@ -132,68 +132,6 @@ def discard(rejection_ids: Iterable[UUID], *, author: str, comment: str, allowed
     return in_turn(work)
 
 
-def waiting_with(rejection: Rejection) -> list[Rejection]:
-    """What is replayed with a rejection, itself included, in the order in which it came."""
-    known = {candidate.pk: candidate for candidate in _waiting(rejection)}
-    units: dict[UUID, list[Rejection]] = {}
-    for each in known.values():
-        units.setdefault(each.group or each.pk, []).append(each)
-    chosen = {each.pk for each in units[rejection.group or rejection.pk]}
-    others = [unit for unit in units.values() if unit[0].pk not in chosen and all(r.cause in WAITING for r in unit)]
-    needed = {each.pk: _references(each) for unit in others for each in unit}
-    while True:
-        made, first = _made(known[pk] for pk in chosen)
-        more = [
-            unit
-            for unit in others
-            if unit[0].pk not in chosen
-            and any(_place(r) > first.get(_key(r), _place(r)) or not made.isdisjoint(needed[r.pk]) for r in unit)
-        ]
-        if not more:
-            return [each for pk, each in known.items() if pk in chosen]
-        chosen |= {each.pk for unit in more for each in unit}
-
-
-def _made(rejections: Iterable[Rejection]) -> tuple[set[RowKey], dict[RowKey, tuple[Any, ...]]]:
-    """The rows that these make, and for each row that they change the place of the first of them."""
-    made: set[RowKey] = set()
-    first: dict[RowKey, tuple[Any, ...]] = {}
-    for each in rejections:
-        key, place = _key(each), _place(each)
-        first[key] = min(place, first.get(key, place))
-        if each.op == "create":
-            made.add(key)
-    return made, first
-
-
-def _waiting(rejection: Rejection) -> list[Rejection]:
-    """The device's rejections that may wait for this one, itself included."""
-    found = Rejection.objects.filter(device=rejection.device, state=State.OPEN)
-    together = found.filter(group=rejection.group) if rejection.group else found.filter(pk=rejection.pk)
-    groups = found.filter(cause__in=WAITING, group__isnull=False).values("group")
-    return list((found.filter(cause__in=WAITING) | found.filter(group__in=groups) | together).order_by(*_ORDER))
-
-
-_ORDER = ("created_at", "place", "pk")
-
-
-def _place(rejection: Rejection) -> tuple[Any, ...]:
-    return rejection.created_at, rejection.place
-
-
-def _key(rejection: Rejection) -> RowKey:
-    return RowKey(rejection.entity, str(rejection.row_id))
-
-
-def _references(rejection: Rejection) -> set[RowKey]:
-    """The rows that a mutation which lacked one refers to."""
-    entity = entities().get(rejection.entity)
-    if entity is None or not any(each["code"] == "missing_reference" for each in rejection.errors):
-        return set()
-    values = checker(entity).check(_mutation(rejection))
-    return {key for _, key in references_in(entity)(values)} if isinstance(values, Values) else set()
-
-
 # --- applying ---
 
 
@@ -248,7 +186,7 @@ def _when_made(found: Sequence[Rejection], candidates: Sequence[Candidate]) -> l
 
 def _rev(pushed: Push, rejection: Rejection) -> int | None:
     """The revision of a mutation's row after all that was pushed; None where it is not there."""
-    state = pushed.states.get(_key(rejection), core.NEVER)
+    state = pushed.states.get(key_of(rejection), core.NEVER)
     return state.rev if state.alive else None
 
 
@@ -273,19 +211,11 @@ def _refuse_whole(main: Rejection, found: Sequence[Rejection], results: Sequence
         raise Invalid(*(dict.fromkeys(reasons) or own.errors))
 
 
-def _mutation(rejection: Rejection) -> Mutation:
-    """The mutation as it came. Raises Invalid where it cannot be read any more."""
-    try:
-        return msgspec.json.decode(rejection.body, type=Mutation)
-    except (msgspec.DecodeError, RecursionError):
-        raise Invalid(error("invalid_mutation")) from None
-
-
 def _as_new(
     rejection: Rejection, mended: Mapping[str, Any] | None, overtaken: frozenset[str]
 ) -> tuple[Mutation, tuple[str, ...]]:
     """The mutation under an id of its own, with the fields of it that the device has changed since, which it lacks."""
-    mutation = _mutation(rejection)
+    mutation = mutation_of(rejection)
     came, amounts = _members(mutation.set), _members(mutation.add)
     wanted = came if mended is None else dict(mended)
     left = tuple(name for name, value in wanted.items() if name in overtaken and came.get(name) == value)

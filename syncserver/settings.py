@@ -269,8 +269,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "sync.openapi.add_components",
-        "sync.openapi_integrity.add_components",
+        "sync.openapi_schemas.add_components",
         "sync.staff.openapi.add_components",
     ],
 }

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
 from legacy.webhooks.models import Hint
-from sync.openapi import UUID, array, closed
+from sync.openapi_schemas import UUID, array, closed
 from syncserver.openapi import CONTENT_ENCODING, REQUEST_ID, RETRY_AFTER, problems
 
 F = TypeVar("F", bound=Callable[..., Any])

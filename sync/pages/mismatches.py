@@ -4,19 +4,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 
-from devices.models import Device
 from sync.models import Mismatch
 from sync.pages import words
 from sync.pages.conflict_filters import AgeFilter, Choice, DeviceFilter, EntityFilter, Lookups
 from sync.pages.names import row_names
-from sync.permissions import holds, visible
+from sync.pages.sent import SentAdmin
+from sync.permissions import holds
 from sync.wire import entities
 
 
@@ -36,7 +35,7 @@ class FoundFilter(AgeFilter):
     since = "at"
 
 
-class MismatchAdmin(ModelAdmin):
+class MismatchAdmin(SentAdmin):
     list_display = ("what", "device_link", "when", "changed", "missing", "surplus", "repaired_badge")
     list_display_links = ("what",)
     list_filter = (EntityFilter, DeviceFilter, RepairedFilter, FoundFilter)
@@ -50,20 +49,8 @@ class MismatchAdmin(ModelAdmin):
     class Media:
         css = {"all": ["sync/record.css"]}
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        name = Device.objects.filter(pk=OuterRef("device")).values("name")
-        found = visible(request.user, super().get_queryset(request))
-        annotated: QuerySet[Any] = found.annotate(device_name=Subquery(name))
-        return annotated
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
     def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
         return False  # it is what a device told
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False  # sync_prune forgets it
 
     def has_view_permission(self, request: HttpRequest, _obj: Model | None = None) -> bool:
         return holds(request.user, "view", Mismatch)
@@ -71,11 +58,6 @@ class MismatchAdmin(ModelAdmin):
     @admin.display(description="rows of", ordering="entity")
     def what(self, mismatch: Mismatch) -> str:
         return words.kind_of(mismatch.entity)
-
-    @admin.display(description="device", ordering="device_name")
-    def device_link(self, mismatch: Any) -> SafeString:
-        address = reverse("admin:devices_device_change", args=[mismatch.device])
-        return format_html('<a href="{}">{}</a>', address, mismatch.device_name or mismatch.device)
 
     @admin.display(description="found", ordering="at")
     def when(self, mismatch: Mismatch) -> SafeString:

@@ -15,7 +15,6 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
-from unfold.admin import ModelAdmin
 
 from devices.models import Device
 from sync.amend import Invalid
@@ -25,6 +24,7 @@ from sync.pages.conflict_filters import AgeFilter, DeviceFilter, EntityFilter, a
 from sync.pages.mend import sent_by
 from sync.pages.names import row_names
 from sync.pages.rejection import BECAME, STATES, Case, DiscardForm, author_of, change_label, rejection_page, told
+from sync.pages.sent import SentAdmin
 from sync.pages.values import field_label
 from sync.permissions import may_mend, may_view, visible
 from sync.quarantine import discard, replay
@@ -66,7 +66,7 @@ class CauseFilter(admin.SimpleListFilter):
         return queryset.filter(cause=self.value()) if self.value() else queryset
 
 
-class RejectionAdmin(ModelAdmin):
+class RejectionAdmin(SentAdmin):
     change_list_template = "admin/sync/rejections.html"
     list_display = ("what", "first_error", "device_link", "when", "state_badge")
     list_display_links = ("what",)
@@ -80,18 +80,6 @@ class RejectionAdmin(ModelAdmin):
 
     actions = ("replay_selected", "discard_selected")
     ordering = ("-created_at", "-place")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        name = Device.objects.filter(pk=OuterRef("device")).values("name")
-        found = visible(request.user, super().get_queryset(request))
-        annotated: QuerySet[Any] = found.annotate(device_name=Subquery(name))
-        return annotated
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
-        return False  # it is discarded, and stays to be read
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.has_perm("sync.change_rejection"))
@@ -114,11 +102,6 @@ class RejectionAdmin(ModelAdmin):
     @admin.display(description="received", ordering="created_at")
     def when(self, rejection: Rejection) -> SafeString:
         return words.moment(rejection.created_at)
-
-    @admin.display(description="device", ordering="device_name")
-    def device_link(self, rejection: Any) -> SafeString:
-        address = reverse("admin:devices_device_change", args=[rejection.device])
-        return format_html('<a href="{}">{}</a>', address, rejection.device_name or rejection.device)
 
     @admin.display(description="state", ordering="state")
     def state_badge(self, rejection: Rejection) -> SafeString:

@@ -25,7 +25,8 @@ from sync.pages.mend import COMMENT_LENGTH_MAX, OMIT, SET, MendForm, Sent, initi
 from sync.pages.timeline import Now, row_now, values_at
 from sync.pages.values import Labels
 from sync.permissions import may_mend, visible
-from sync.quarantine import Replayed, discard, keep, replay, waiting_with
+from sync.quarantine import Replayed, discard, keep, replay
+from sync.together import waiting_with
 from sync.wire import Entity, Field, entities
 from syncserver.errors import Problem
 

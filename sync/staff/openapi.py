@@ -7,7 +7,7 @@ import msgspec
 from django.conf import settings
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
-from sync.openapi import array, closed, ref
+from sync.openapi_schemas import array, closed, ref
 from sync.staff import bodies, device_bodies
 from sync.staff import openapi_examples as example
 from syncserver.openapi import CONTENT_ENCODING, REQUEST_ID, RETRY_AFTER, problems

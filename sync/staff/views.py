@@ -16,6 +16,7 @@ from sync.permissions import holds, may_decide, may_mend, may_restore, viewable_
 from sync.staff import bodies, filters, openapi
 from sync.staff.base import ListView, StaffView, all_of, answered, author_of, demand, one, refusals, user_of
 from sync.staff.paging import Order
+from sync.together import waiting_with
 from sync.wire import entities
 from syncserver.errors import Problem
 from syncserver.http import body_as
@@ -164,7 +165,7 @@ class RejectionView(StaffView):
     def get(self, request: Request, id: UUID) -> HttpResponse:
         seen = visible(user_of(request), Rejection.objects.all())
         found = one(seen, id)
-        waiting = quarantine.waiting_with(found) if found.state == Rejection.State.OPEN else [found]
+        waiting = waiting_with(found) if found.state == Rejection.State.OPEN else [found]
         along = [each.pk for each in waiting if each.pk != id]
         shown = set(seen.filter(pk__in=along).values_list("pk", flat=True))
         body = msgspec.Raw(found.body.encode())  # it may hold numbers that nobody can read

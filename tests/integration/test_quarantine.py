@@ -13,8 +13,9 @@ from django.utils import timezone
 from entities.models import Contact, Customer, Order, OrderLine, Product
 from sync.amend import Invalid
 from sync.models import Conflict, Outcome, Rejection
-from sync.quarantine import Replayed, discard, replay, waiting_with
+from sync.quarantine import Replayed, discard, replay
 from sync.resolve import resolve, stakes_of
+from sync.together import waiting_with
 from tests.integration.conflict_support import BOSS, OTHER
 from tests.integration.sync_support import (
     SHARED,
