@@ -9,7 +9,16 @@ from django.db import connection
 from django.test import TransactionTestCase
 from hypothesis import settings
 
-pytest_plugins = ["tests.integration.legacy_sql_support", "tests.integration.rest_support"]  # servers that files share
+pytest_plugins = [  # fixtures that files share; what another of them imports stands before it
+    "tests.integration.alert_support",
+    "tests.integration.legacy_files_support",
+    "tests.integration.legacy_singer_support",
+    "tests.integration.legacy_sql_support",
+    "tests.integration.quarantine_pages_support",
+    "tests.integration.rest_support",
+    "tests.integration.subscription_support",
+    "tests.integration.webhook_support",
+]
 
 settings.register_profile("shared machine", deadline=None)  # how long a case takes says nothing there
 settings.load_profile("shared machine")

@@ -1,19 +1,28 @@
-"""Receivers of alerts as they are elsewhere: an HTTP server that verifies what it is sent, and an SMTP server."""
+"""Runs of alerts, and receivers as they are elsewhere: an HTTP server that verifies what it gets, and a mail server."""
 
 import base64
 import email.policy
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from typing import Any, Protocol
 
+import pytest
 from aiosmtpd.controller import Controller
+from django.core.management import call_command
 from pytest_django import Settings
 from standardwebhooks.webhooks import Webhook
+
+from sync.alerts.run import Report, run
+from sync.models import Alert, Conflict
+from tests.integration.attention_support import NOW, conflict
 
 SECRET = "whsec_" + base64.b64encode(b"an alert receiver's secret").decode()
 
@@ -137,3 +146,51 @@ def post_office(settings: Settings) -> Iterator[Post]:
         yield post
     finally:
         controller.stop()
+
+
+def at(hours: float = 0, **more: float) -> Report:
+    """A run at a time after NOW."""
+    return run(now=NOW + timedelta(hours=hours, **more))
+
+
+def decide() -> None:
+    """About every conflict."""
+    Conflict.objects.update(state="server")
+
+
+def standing() -> list[tuple[str, str]]:
+    """(kind, subject) of each alert that is not over."""
+    return list(Alert.objects.filter(cleared_at=None).order_by("kind", "subject").values_list("kind", "subject"))
+
+
+def command(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """What `sync_alerts` prints, which has to exit with this code."""
+    out = StringIO()
+    try:
+        call_command("sync_alerts", "--json", *arguments, stdout=out)
+    except SystemExit as end:
+        assert end.code == code
+    else:
+        assert code == 0
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
+
+
+def late() -> None:
+    """A conflict that waits too long, by the clock."""
+    conflict(at=datetime.now(NOW.tzinfo) - timedelta(hours=25))
+
+
+# --- Fixtures, for every test file: see tests/conftest.py ------------------------------------------------------------
+
+
+@pytest.fixture
+def hook(settings: Settings) -> Iterator[Receiver]:
+    with receiver(settings) as here:
+        yield here
+
+
+@pytest.fixture
+def post(settings: Settings) -> Iterator[Post]:
+    with post_office(settings) as here:
+        yield here

@@ -1,12 +1,15 @@
 """Conflicts as tests need them, without a push that would meet one."""
 
 from typing import Any
+from uuid import UUID
 
+import pytest
 from django.utils import timezone
 
-from entities.models import Contact
-from sync.models import Conflict
-from tests.integration.sync_support import Row, TestDevice, new_id, sql
+from entities.models import Contact, Order, OrderLine, Product
+from sync.amend import Invalid
+from sync.models import Conflict, Outcome
+from tests.integration.sync_support import Row, TestDevice, employee, new_customer, new_id, sql
 
 BOSS, OTHER = "user:boss", "user:other"
 
@@ -49,3 +52,28 @@ def disputed(device: TestDevice, **more: Any) -> tuple[str, Conflict]:
     row.save()
     found = conflict(device, str(row.pk), {"first_name": "Ina"}, {"first_name": "Eva"}, {"first_name": "Ana"}, **more)
     return str(row.pk), found
+
+
+def a_line() -> OrderLine:
+    """A line of an order, with all that it refers to."""
+    who = employee(Order.objects.count() + 1)
+    customer = new_customer()
+    order = Order.objects.create(customer=customer, employee_id=who, ordered_on="2026-11-21")
+    product = Product.objects.create(code=f"P{Product.objects.count()}", name="A")
+    return OrderLine.objects.create(order=order, product=product, unit_price=1)
+
+
+def outcomes(device: TestDevice) -> list[tuple[str, int | None, str]]:
+    """(outcome, revision, by whom) of each decision that a device is told of."""
+    found = Outcome.objects.filter(device=device.device.id).order_by("number")
+    return list(found.values_list("outcome", "rev", "by"))
+
+
+def told(refusal: pytest.ExceptionInfo[Invalid]) -> list[tuple[str | None, str]]:
+    """The field and the code of each error."""
+    return [(each.field, each.code) for each in refusal.value.errors]
+
+
+def reasons(refused: dict[UUID, Any]) -> dict[UUID, list[str]]:
+    """The codes of what was refused, by its id."""
+    return {id: [each.code for each in errors] for id, errors in refused.items()}

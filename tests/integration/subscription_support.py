@@ -4,8 +4,12 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+from django.db import connection
+from django.utils import timezone
 from standardwebhooks.webhooks import Webhook
 
 from legacy.secret import seal
@@ -76,3 +80,28 @@ def subscribe(here: Receiver, *entities: str, whole: bool = False, **more: Any) 
 
 def size_of(message: dict[str, Any]) -> int:
     return len(json.dumps(message))
+
+
+def later(**span: float) -> datetime:
+    return timezone.now() + timedelta(**span)
+
+
+def fresh(subscription: Subscription) -> Subscription:
+    return Subscription.objects.get(pk=subscription.pk)
+
+
+# --- Fixtures, for every test file: see tests/conftest.py ------------------------------------------------------------
+
+
+@pytest.fixture
+def subscriptions_on_loopback(settings: Any) -> None:
+    """Receivers may be on loopback, and no change is older than the test."""
+    settings.LEGACY_SUBSCRIPTION_PRIVATE = True
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE sync_history, sync_feed")
+
+
+@pytest.fixture
+def shop() -> Iterator[Receiver]:
+    with receiver() as here:
+        yield here

@@ -16,7 +16,7 @@ from sync.models import Conflict, Outcome, Rejection
 from sync.quarantine import Replayed, discard, replay
 from sync.resolve import resolve, stakes_of
 from sync.together import waiting_with
-from tests.integration.conflict_support import BOSS, OTHER
+from tests.integration.conflict_support import BOSS, OTHER, told
 from tests.integration.sync_support import (
     SHARED,
     TestDevice,
@@ -37,10 +37,6 @@ def refused(device: TestDevice, *mutations: dict[str, Any]) -> list[Rejection]:
     device.push(*mutations)
     found = {str(each.mutation): each for each in Rejection.objects.all()}
     return [found[mutation["id"]] for mutation in mutations if mutation["id"] in found]
-
-
-def told(refusal: pytest.ExceptionInfo[Invalid]) -> list[tuple[str | None, str]]:
-    return [(each.field, each.code) for each in refusal.value.errors]
 
 
 def outcomes(device: TestDevice) -> list[tuple[str, str, int | None]]:

@@ -1,7 +1,6 @@
 """Undoing decisions puts back only what nobody has changed since; and a row can be made what it was at a revision."""
 
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -9,19 +8,11 @@ from entities.models import Contact, Customer, Product
 from sync.models import Conflict, Decision, Outcome
 from sync.resolve import Invalid, RowMoved, resolve, resolve_many, undo
 from sync.versions import restore_version, version_of
-from tests.integration.conflict_support import BOSS, OTHER, conflict, disputed, rev_of
+from tests.integration.conflict_support import BOSS, OTHER, conflict, disputed, reasons, rev_of, told
 from tests.integration.sync_support import TestDevice, history, new_customer, sql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = Conflict.State
-
-
-def reasons(kept: dict[UUID, Any]) -> dict[UUID, list[str]]:
-    return {id: [each.code for each in errors] for id, errors in kept.items()}
-
-
-def told(refusal: pytest.ExceptionInfo[Invalid]) -> list[tuple[str | None, str]]:
-    return [(each.field, each.code) for each in refusal.value.errors]
 
 
 # --- undo ---
