@@ -30,3 +30,10 @@ SELECT w.id::text FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS w(id, place)
 WHERE EXISTS (SELECT FROM sync_epoch e WHERE e.since IS NOT NULL)
   AND NOT EXISTS (SELECT FROM sync_result r WHERE r.id = w.id)
 ORDER BY w.place;
+
+-- name: there
+-- Of these rows those that there are.
+SELECT DISTINCT f.entity, f.row_id::text
+FROM unnest(%(entities)s::text[], %(rows)s::uuid[]) AS w(entity, row_id)
+JOIN sync_feed f ON f.row_id = w.row_id AND f.entity = w.entity
+WHERE f.data IS NOT NULL;

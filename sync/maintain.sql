@@ -106,6 +106,23 @@ WITH old AS (
 )
 SELECT count(*) FROM forgotten;
 
+-- name: forget_alerts
+-- Alerts that ended long ago with what was told of them, and messages that nobody needs to know of any more.
+WITH alerts AS (
+    SELECT a.id FROM sync_alert a WHERE a.cleared_at < now() - make_interval(days => %(days)s)
+    LIMIT %(rows)s FOR UPDATE SKIP LOCKED
+), tellings AS (
+    DELETE FROM sync_telling t USING alerts a WHERE t.alert_id = a.id
+), messages AS (
+    DELETE FROM sync_alertmessage m USING (
+        SELECT o.number FROM sync_alertmessage o
+        WHERE o.next_at IS NULL AND o.created_at < now() - make_interval(days => %(days)s) AND NOT EXISTS (
+            SELECT FROM sync_telling t WHERE t.message_id = o.number AND t.alert_id NOT IN (SELECT id FROM alerts))
+        LIMIT %(rows)s FOR UPDATE SKIP LOCKED
+    ) old WHERE m.number = old.number
+), forgotten AS (DELETE FROM sync_alert s USING alerts a WHERE s.id = a.id RETURNING 1)
+SELECT count(*) FROM forgotten;
+
 -- name: plan
 -- What there is to forget, by kind and, of tombstones, by entity; `tokens`: devices that were last seen so long ago that
 -- they load afresh.

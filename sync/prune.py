@@ -56,7 +56,6 @@ def prune(progress: Progress = lambda *_: None) -> dict[str, int]:
             progress(kind, counts[kind])
             if gone < settings.SYNC_PRUNE_ROWS_MAX:
                 break
-    counts["alerts"] = _count(_run(block("alerts/alerts.sql", "forget"), days=settings.SYNC_ALERT_AGE_DAYS_MAX))
     dropped = [name for name in _months(ages) if _run(f"DROP TABLE {quote(name)}") is not None]
     return counts | {"months of history": len(dropped)}
 
@@ -90,6 +89,7 @@ def _kinds(ages: _Ages) -> Iterator[tuple[str, str, int]]:
     yield "operations", "forget_operations", ages.result
     yield "outcomes", "forget_outcomes", ages.history
     yield "mismatches", "forget_mismatches", settings.SYNC_MISMATCH_AGE_DAYS_MAX
+    yield "alerts", "forget_alerts", settings.SYNC_ALERT_AGE_DAYS_MAX
     yield "revisions", "forget_revisions", max(ages.history, ages.tombstone)
     yield "brought back", "forget_healed", 2 * RESULT_AGE_DAYS_MIN
 

@@ -71,6 +71,11 @@ def key_of(rejection: Rejection) -> RowKey:
     return RowKey(rejection.entity, str(rejection.row_id))
 
 
+def needs_of(rejection: Rejection) -> set[RowKey]:
+    """The rows without which it is refused again, as far as one can tell. Raises Invalid."""
+    return {key_of(rejection)} if rejection.cause == "not_found" else _references(rejection)
+
+
 def _references(rejection: Rejection) -> set[RowKey]:
     """The rows that a mutation which lacked one refers to."""
     entity = entities().get(rejection.entity)

@@ -46,18 +46,3 @@ WITH over AS (
     ON CONFLICT DO NOTHING RETURNING conflict
 )
 SELECT c.id::text, c.entity FROM news JOIN sync_conflict c ON c.id = news.conflict ORDER BY c.created_at, c.id;
-
--- name: forget
--- Alerts that ended long ago with what was told of them, and messages that nobody needs to know of any more.
-WITH alerts AS (
-    SELECT id FROM sync_alert WHERE cleared_at < now() - make_interval(days => %(days)s)
-), tellings AS (
-    DELETE FROM sync_telling t USING alerts a WHERE t.alert_id = a.id
-), gone AS (
-    DELETE FROM sync_alert s USING alerts a WHERE s.id = a.id RETURNING 1
-), messages AS (
-    DELETE FROM sync_alertmessage m
-    WHERE m.next_at IS NULL AND m.created_at < now() - make_interval(days => %(days)s) AND NOT EXISTS (
-        SELECT FROM sync_telling t WHERE t.message_id = m.number AND t.alert_id NOT IN (SELECT id FROM alerts))
-)
-SELECT count(*) FROM gone;

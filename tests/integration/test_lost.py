@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from django.db import connection
 from django.test import Client
+from pytest_django import Settings
 
 from entities.models import Contact, Product
 from sync.models import Conflict, Rejection
@@ -209,6 +210,23 @@ def test_lost_group_is_all_or_nothing_and_waits_for_what_another_device_brings_b
     assert [row and row["title"] for row in (of(made["row"]), of(known["row"]))] == ["new", "new"]
     assert {each.state for each in Rejection.objects.all()} == {"replayed"}
     assert UUID(grouped[0]["id"]) in set(Rejection.objects.values_list("mutation", flat=True))
+
+
+@pytest.mark.protocol("R2")
+def test_what_waits_in_vain_keeps_nobody_else_waiting(settings: Settings) -> None:
+    settings.SYNC_REPLAYS_MAX = 1
+    first, second = TestDevice(), TestDevice()
+    backup = Backup()
+    made = create(first_name="Ana", title="made")
+    offers = acknowledged(first, made)
+    (waiting,) = acknowledged(second, update(made["row"], 1, title="new"))
+    backup.restore()
+    in_vain = [lost(update(new_id(), 1, title="never"), 2) for _ in range(3)]
+    assert second.statuses(*in_vain, waiting) == ["rejected"] * 4
+    first.push(*offers)
+    found = of(made["row"])
+    assert found is not None and found["title"] == "new"
+    assert Rejection.objects.filter(state="open").count() == 3
 
 
 # --- R3: what was made on lost revisions ---
