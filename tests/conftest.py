@@ -24,7 +24,7 @@ settings.register_profile("shared machine", deadline=None)  # how long a case ta
 settings.load_profile("shared machine")
 _options: dict[str, object] = project.DATABASES["default"]["OPTIONS"]  # type: ignore[assignment]
 _options["options"] = "-c synchronous_commit=off"  # nobody pulls the plug in a test
-if database := os.environ.get("TEST_DATABASE"):  # of a second session in this checkout: script/test runs two
+if database := os.environ.get("TEST_DATABASE"):  # of a second session in this checkout: script/test runs three
     _tests: dict[str, object] = project.DATABASES["default"].setdefault("TEST", {})  # type: ignore[assignment]
     _tests["NAME"] = database
 project.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes a quarter of a second
