@@ -233,12 +233,13 @@ BEGIN
                             WHEN s.data IS NULL THEN NOT EXISTS (
                                 SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
                                 AND (o.scope = ANY (v_granting) AND o.data IS NOT NULL
-                                     OR o.scope = ANY (v_lanes[:lane - 1]) AND (v_kind = 'lost' OR o.data IS NULL)
-                                        AND (o.data IS NOT NULL OR NOT pg_visible_in_snapshot(o.xid, v_since))))
+                                     OR o.scope = ANY (v_lanes[:lane - 1]) AND o.scope = ANY (v_granting)
+                                        AND o.data IS NULL AND NOT pg_visible_in_snapshot(o.xid, v_since)))
                             -- A row in several scopes is told by the first of them.
                             WHEN lane > 1 AND s.entity = ANY (p_many_scoped) THEN NOT EXISTS (
                                 SELECT FROM sync_feed o WHERE o.row_id = s.row_id AND o.entity = s.entity
-                                AND o.scope = ANY (v_lanes[:lane - 1]) AND o.scope = ANY (v_granting) AND o.data IS NOT NULL)
+                                AND o.scope = ANY (v_lanes[:lane - 1]) AND o.scope = ANY (v_granting) AND o.data IS NOT NULL
+                                AND pg_visible_in_snapshot(o.xid, target))
                             ELSE true END AS tell
                         FROM sized s WHERE s.size - s.own < p_bytes - v_bytes
                     )

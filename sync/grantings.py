@@ -49,7 +49,9 @@ def grants_of(granting: Granting) -> Grants:
         holder=holder.value_sql("n"),
         holder_type=holder.field.db_type(connection) or "",
         holder_column=_holder_column(holder),
-        scope=literal(granting.name) if value is None else f"{literal(granting.name + ':')} || {value.value_sql('n')}",
+        scope=literal(granting.name)
+        if value is None
+        else f"{literal(granting.name + ':')} || nullif({value.value_sql('n')}, '')",
         length_max=str(SCOPE_LENGTH_MAX),
     )
     function = quote(grants_function_name(granting.label))

@@ -21,21 +21,23 @@ PAGE_REJECTIONS = 1_000
 def replay_waiting() -> int:
     """Apply what waits in quarantine for a row that is there by now, as its device would; return how many did.
 
-    What is refused again goes on waiting.
+    What is refused again goes on waiting, and what was applied may be what others wait for.
     """
     applied = 0
-    for id, device in _due():
-        owner = Device.objects.filter(pk=device).first()
-        if owner is None:  # enrolled after the backup: a person decides
-            continue
-        try:
-            told = replay(id, None, author=f"device:{device}", scopes=owner.scopes)
-        except (Invalid, Rejection.DoesNotExist):
-            continue
-        except Problem:  # others are writing; the next one tries again
-            break
-        applied += sum(each.status != "rejected" for each in told)
+    while done := sum(_replay(id, device) for id, device in _due()):
+        applied += done
     return applied
+
+
+def _replay(id: UUID, device: UUID) -> int:
+    owner = Device.objects.filter(pk=device).first()
+    if owner is None:  # enrolled after the backup: a person decides
+        return 0
+    try:
+        told = replay(id, None, author=f"device:{device}", scopes=owner.scopes)
+    except (Invalid, Problem, Rejection.DoesNotExist):  # or others are writing: the next time
+        return 0
+    return sum(each.status != "rejected" for each in told)
 
 
 def _due() -> list[tuple[UUID, UUID]]:

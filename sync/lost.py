@@ -6,14 +6,16 @@ by anybody who had not seen it is another's change, as ever. (`docs/protocol.md`
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from sync.checker import checker
 from sync.decide import NEVER, Candidate, RowKey, RowState, Verdict
 from sync.epoch import standing_of
 from sync.mutation import REVISION_MAX, Id, Mutation
 from sync.sql import Uuids, array, block, cursor
+from sync.wire import entities
 from syncserver.errors import Problem
 
 SQL = "lost.sql"
@@ -97,6 +99,8 @@ def rebase(candidate: Candidate, fork: Fork | None, state: RowState) -> Candidat
     if _is_there(mutation, mutation.lost, fork):
         return msgspec.structs.replace(candidate, done=True)
     op = "update" if mutation.op == "create" and state.alive else mutation.op
+    if op != mutation.op:  # perhaps it had been made anew: then nothing was left of what was there before
+        values = msgspec.structs.replace(values, fields={**_made_of(candidate.key.entity), **values.fields})
     if state.alive:
         left = {name: value for name, value in values.fields.items() if fork.healed.get(name, 0) < mutation.lost}
         values = msgspec.structs.replace(values, fields=left)
@@ -110,13 +114,22 @@ def _is_there(mutation: Mutation, rev: int, fork: Fork) -> bool:
     return rev <= last or mutation.id in fork.has
 
 
+def _made_of(name: str) -> dict[str, Any]:
+    """What a new row of an entity has in the fields that its mutation does not set."""
+    entity = entities()[name]
+    defaults = checker(entity).defaults
+    return {field.name: defaults[field.name]() for field in entity.fields if field.name in defaults}
+
+
 def note(mutations: Mapping[int, Mutation], candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -> None:
     """Remember what was brought back. `mutations`, as they came, by place: those of before a restore."""
     healed = []
     for at, mutation in mutations.items():
         rev = mutation.lost or mutation.base
         if rev and verdicts[at].status in {"applied", "merged"} and not candidates[at].done:
-            fields = [DELETED] if mutation.op == "delete" else candidates[at].values.fields
+            fields = {DELETED} if mutation.op == "delete" else set(candidates[at].values.fields)
+            if mutation.op == "create":
+                fields |= _made_of(mutation.entity).keys()
             named = {"row_id": mutation.row, "entity": mutation.entity, "rev": rev}
             healed += [named | {"field": field} for field in fields]
     with cursor() as bound:

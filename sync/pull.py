@@ -84,9 +84,14 @@ def pull(token_hash: bytes, token_text: str | None, rows_max: int) -> Page:
 
 
 def _changes(names: list[bytes], upserts: list[bytes | None], deletes: list[bytes | None]) -> Iterator[bytes]:
-    """The members of a page's `changes`, in pieces. Each list has one item for each piece that PostgreSQL made."""
+    """The members of a page's `changes`, in pieces. Each list has one item for each piece that PostgreSQL made.
+
+    An entity that is no more is not told of: its table goes from the devices with the schema that lacks it.
+    """
     told: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
     for name, upserted, deleted in zip(names, upserts, deletes, strict=True):
+        if name.decode() not in entities():
+            continue
         for place, piece in enumerate((upserted, deleted)):
             if piece is not None:
                 told.setdefault(name, ([], []))[place].append(piece)

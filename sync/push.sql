@@ -102,8 +102,9 @@ WITH wanted AS MATERIALIZED (
     JOIN sync_history h ON h.row_id = w.row_id AND h.entity = w.entity AND h.rev > w.base
     LEFT JOIN sync_result r ON (w.timed OR w.seen > 0) AND r.id = h.mutation
     CROSS JOIN LATERAL (
+        -- What comes after a lost deletion had brought the row back, so that this stands against it.
         SELECT h.author = %(author)s OR coalesce(h.mutation = ANY (%(ids)s::uuid[]), false)
-               OR coalesce(r.lost BETWEEN 1 AND w.seen, false) AS own
+               OR coalesce(r.lost BETWEEN 1 AND w.seen AND h.op <> 'delete', false) AS own
     ) o
     LEFT JOIN sync_conflict c ON o.own AND c.mutation = h.mutation
 ), changes AS (

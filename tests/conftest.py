@@ -42,6 +42,7 @@ DECLARE
 BEGIN
     SET LOCAL session_replication_role = replica;
     FOREACH v_table IN ARRAY ARRAY[{tables}] LOOP
+        CONTINUE WHEN to_regclass(quote_ident(v_table)) IS NULL; -- of a model that one file's tests had made
         EXECUTE format('SELECT EXISTS (SELECT FROM %I)', v_table) INTO v_any;
         IF v_any AND pg_table_size(quote_ident(v_table)) < {bytes} THEN
             EXECUTE format('DELETE FROM %I', v_table);

@@ -22,7 +22,10 @@ def sql(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-KEPT = ("entities_contact", "entities_product", "sync_feed", "sync_history", "sync_result", "sync_rejection")
+KEPT = (
+    *("entities_customer", "entities_contact", "entities_product"),
+    *("sync_feed", "sync_history", "sync_result", "sync_rejection", "sync_conflict"),
+)
 
 
 class Backup:
@@ -210,6 +213,56 @@ def test_lost_group_is_all_or_nothing_and_waits_for_what_another_device_brings_b
     assert [row and row["title"] for row in (of(made["row"]), of(known["row"]))] == ["new", "new"]
     assert {each.state for each in Rejection.objects.all()} == {"replayed"}
     assert UUID(grouped[0]["id"]) in set(Rejection.objects.values_list("mutation", flat=True))
+
+
+@pytest.mark.protocol("R2")
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_lost_row_that_was_deleted_and_made_again_is_what_was_there_in_any_order(order: tuple[int, ...]) -> None:
+    devices = [TestDevice() for _ in range(3)]
+    row = create(first_name="Ana", title="old")
+    backup = Backup()
+    again = create(row=row["row"], first_name="Eva")
+    steps = (row, delete(row["row"], 1), again)
+    offers = [acknowledged(device, step) for device, step in zip(devices, steps, strict=True)]
+    before = of(row["row"])
+    backup.restore()
+    for at in order:
+        devices[at].push(*offers[at])
+    assert of(row["row"]) == before
+
+
+@pytest.mark.protocol("R2")
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0)])
+def test_lost_edit_that_had_brought_a_row_back_does_so_again(order: tuple[int, ...]) -> None:
+    devices = [TestDevice() for _ in range(3)]
+    row = create(first_name="Ana", title="old")
+    devices[0].push(row)
+    backup = Backup()
+    steps = (update(row["row"], 1, title="one"), delete(row["row"], 2), update(row["row"], 2, phone="2"))
+    offers = [acknowledged(device, step) for device, step in zip(devices, steps, strict=True)]
+    before = of(row["row"])
+    backup.restore()
+    for at in order:
+        devices[at].push(*offers[at])
+    assert before is not None and of(row["row"]) == before
+
+
+@pytest.mark.protocol("R2")
+def test_a_chain_of_rows_of_which_each_waits_for_the_one_before_is_brought_back() -> None:
+    first, second, third = TestDevice(), TestDevice(), TestDevice()
+    backup = Backup()
+    customer = create("customer", name="C")
+    made = create(first_name="Ana", customer_id=customer["row"])
+    steps = [(first, customer), (second, made), (third, update(made["row"], 1, title="edited"))]
+    offers = [(device, acknowledged(device, step)) for device, step in steps]
+    backup.restore()
+    assert [device.statuses(*offered) for device, offered in reversed(offers)] == [
+        ["rejected"],
+        ["rejected"],
+        ["applied"],
+    ]
+    found = of(made["row"])
+    assert found is not None and found["title"] == "edited"
 
 
 @pytest.mark.protocol("R2")

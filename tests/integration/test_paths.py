@@ -1,6 +1,7 @@
 """Scopes along several foreign keys, in several scopes at once, and grants by rows of a deployment's own models."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -255,3 +256,77 @@ def test_a_path_that_leads_nowhere_is_told_by_check(monkeypatch: pytest.MonkeyPa
     assert len([text for text in messages if told in text]) == 2
     grants("y", to="at")(Unkept)
     assert any("names 'at'" in str(each.msg) for each in check_declarations())
+
+
+# --- moves between the pages of a pull ---
+
+
+@pytest.mark.parametrize("granted", ["both at first", "one later"])
+def test_a_row_that_enters_an_earlier_scope_between_pages_and_leaves_it_is_told(
+    shop: SimpleNamespace, rows: SimpleNamespace, granted: str
+) -> None:
+    till = str(rows.till.pk)
+    other = shop.region.create(name="I", country="IT")
+    device = TestDevice("country:IT", *([f"shop:{rows.store.pk}"] if granted == "both at first" else []))
+    if granted == "one later":
+        device.pull()
+        device.grant(f"shop:{rows.store.pk}")
+        shop.region.filter(pk=other.pk).update(name="II")
+    assert device.step(2 if granted == "both at first" else 1), "all of country:IT"
+    shop.region.filter(pk=rows.north.pk).update(country="IT")
+    more = device.step(100)
+    shop.region.filter(pk=rows.north.pk).update(country="SE")
+    while more:
+        more = device.step(100)
+    device.pull()
+    assert set(device.of("till")) == {till}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_rows_that_move_and_scopes_that_come_and_go_between_small_pages(shop: SimpleNamespace, seed: int) -> None:
+    rng = Random(seed)
+    regions = [shop.region.create(name=f"R{n}", country=rng.choice(["SE", "IT"])) for n in range(2)]
+    shops = [shop.shop.create(name=f"S{n}", region=rng.choice(regions)) for n in range(2)]
+    tills = [shop.till.create(number=n, shop=rng.choice([*shops, None])) for n in range(3)]
+    slips = [shop.slip.create(total=n, till=rng.choice(tills)) for n in range(3)]
+    held = [("shop", shops), ("region", regions), ("till", tills)]
+    names = ["country:SE", "country:IT", *(f"{name}:{row.pk}" for name, made in held for row in made)]
+    device, granted = TestDevice("nothing"), set(rng.sample(names, 4))
+    for name in granted:
+        device.grant(name)
+    moves: list[Callable[[], object]] = [
+        lambda: shop.region.filter(pk=rng.choice(regions).pk).update(country=rng.choice(["SE", "IT", "NO"])),
+        lambda: shop.shop.filter(pk=rng.choice(shops).pk).update(region=rng.choice(regions)),
+        lambda: shop.till.filter(pk=rng.choice(tills).pk).update(shop=rng.choice([*shops, None])),
+        lambda: shop.till.filter(pk=rng.choice(tills).pk).update(number=rng.randint(10, 99)),
+        lambda: shop.slip.filter(pk=rng.choice(slips).pk).update(till=rng.choice(tills)),
+        lambda: slips.append(shop.slip.create(total=9, till=rng.choice(tills))),
+        lambda: shop.slip.filter(pk=rng.choice(slips).pk).delete(),
+    ]
+    for _ in range(rng.randint(5, 40)):
+        what = rng.randint(1, 10)
+        if what <= 4:
+            rng.choice(moves)()
+        elif what <= 6:
+            name = rng.choice(names)
+            (device.revoke if name in granted else device.grant)(name)
+            granted ^= {name}
+        else:
+            device.step(rng.choice([1, 1, 2, 4]))
+    while device.step(rng.choice([1, 2, 100])):
+        pass
+    there = "SELECT entity, row_id::text, data::json FROM sync_feed WHERE scope = ANY (%s) AND data IS NOT NULL"
+    assert device.rows == {(entity, row): data for entity, row, data in sql(there, [sorted(granted)])}
+
+
+# --- what grants nothing ---
+
+
+def test_a_row_whose_value_is_empty_grants_nothing(shop: SimpleNamespace) -> None:
+    nowhere, secret = (shop.region.create(name=name, country="") for name in ("nowhere", "secret"))
+    device = TestDevice("nothing")
+    duty = shop.duty.create(device=device.device, shop=shop.shop.create(name="B", region=nowhere))
+    device.pull()
+    assert str(secret.pk) not in device.of("region")
+    assert not Grant.objects.filter(source=f"entities.Duty:{duty.pk}", scope="country:").exists()

@@ -316,3 +316,39 @@ def test_pull_with_more_scopes_than_the_limit_says_so(settings: Settings) -> Non
     settings.SYNC_SCOPES_PER_DEVICE_MAX = 2
     device = TestDevice("a", "b", "c")
     assert problem(device.ask(None)) == (400, "too_many_scopes")
+
+
+@pytest.mark.protocol("P5")
+def test_pull_takes_away_a_row_that_moved_between_two_lost_scopes_while_they_were_read() -> None:
+    first, second = sorted(employee(n) for n in (1, 2))
+    for _ in range(3):
+        order(first)
+    rows = [order(second) for _ in range(4)]
+    device = TestDevice(f"employee:{first}", f"employee:{second}")
+    device.pull()
+    device.revoke(f"employee:{first}")
+    device.revoke(f"employee:{second}")
+    assert device.step(5), "the first scope was read"
+    Order.objects.filter(pk=rows[-1].pk).update(employee=first)
+    device.pull(5)
+    assert device.rows == {}
+
+
+@pytest.mark.protocol("P5")
+def test_pull_takes_away_a_row_that_left_and_was_deleted_in_a_lost_scope_that_was_read() -> None:
+    lost, kept, elsewhere = sorted(employee(n) for n in (1, 2, 3))
+    for _ in range(3):
+        order(lost)
+    rows = [order(kept) for _ in range(4)]
+    device = TestDevice(f"employee:{lost}", f"employee:{kept}")
+    device.pull()
+    device.revoke(f"employee:{lost}")
+    for row in rows:
+        Order.objects.filter(pk=row.pk).update(note="x")
+    moving = Order.objects.filter(pk=rows[-1].pk)
+    moving.update(employee=elsewhere)
+    assert device.step(5), "the lost scope was read"
+    moving.update(employee=lost)
+    moving.delete()
+    device.pull(5)
+    assert str(rows[-1].pk) not in device.of("order")
