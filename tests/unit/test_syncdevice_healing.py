@@ -1,6 +1,7 @@
 """What a device keeps of what the server has, and how it brings it back to one that was restored."""
 
 import json
+import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from syncdevice import Replica, database, healing
+from syncdevice import NotReachable, Replica, database, healing
 from syncdevice.reports import SyncReport
 
 from tests.unit.syncdevice_server import FakeServer, problem
@@ -119,6 +120,64 @@ def test_what_is_entered_after_the_fresh_load_is_not_of_before(server: FakeServe
     made(replica, A)
     replica.sync()
     assert mutations(server) == [(A, "create", None)]
+
+
+@pytest.mark.protocol("R3")
+@pytest.mark.parametrize("second", [{}, {"restored": True}], ids=["then too old", "restored again"])
+def test_what_is_entered_until_the_fresh_load_is_whole_is_of_before(
+    server: FakeServer, replica: Replica, second: dict[str, Any]
+) -> None:
+    made(replica, A)
+    replica.sync()
+    answers = [problem(410, "token_expired", restored=True), problem(410, "token_expired", **second)]
+    answers.append(problem(503, "service_unavailable"))
+    server.refuse = lambda request: answers.pop(0) if answers and request.url.path == "/sync/pull" else None
+    with pytest.raises(NotReachable):
+        replica.sync()
+    server.seen.clear()
+    do(replica, f"UPDATE contact SET name = 'before it is whole' WHERE id = '{A}'")
+    replica.sync()
+    made(replica, B)
+    replica.sync()
+    assert mutations(server) == [(A, "update", 0), (B, "create", None)]
+
+
+@pytest.mark.protocol("R3")
+@pytest.mark.parametrize(("told", "lost"), [({"restored": True}, 0), ({}, None)], ids=["restored", "only too old"])
+def test_what_is_entered_between_the_last_push_and_the_end_of_the_fresh_load_is_of_before(
+    server: FakeServer, replica: Replica, told: dict[str, Any], lost: int | None
+) -> None:
+    restored(server, replica)
+    made(replica, A)
+    replica.sync()
+    answers = [problem(410, "token_expired", **told)]
+
+    def refuse(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path == "/sync/pull":
+            if answers:
+                return answers.pop()
+            do(replica, f"UPDATE contact SET name = 'while it loads' WHERE id = '{A}'")
+        return None
+
+    server.refuse = refuse
+    replica.sync()
+    server.refuse = lambda _: None
+    server.seen.clear()
+    made(replica, B)
+    replica.sync()
+    assert mutations(server) == [(A, "update", lost), (B, "create", None)]
+
+
+def test_load_that_breaks_off_at_its_last_statement_leaves_the_mark(server: FakeServer, replica: Replica) -> None:
+    full = """CREATE TRIGGER full BEFORE UPDATE OF "applying" ON "_sync_state"
+        WHEN NOT new."applying" AND new."token" IS NOT NULL BEGIN SELECT RAISE(ABORT, 'disk full'); END"""
+    do(replica, full)
+    with pytest.raises(sqlite3.Error, match="disk full"):
+        restored(server, replica)
+    do(replica, "DROP TRIGGER full")
+    made(replica, A)
+    replica.sync()
+    assert mutations(server) == [(A, "create", 0)]
 
 
 def test_what_a_restored_server_refuses_is_an_outcome_and_is_not_offered_again(

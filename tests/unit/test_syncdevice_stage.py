@@ -15,6 +15,7 @@ from syncdevice import Change, ProtocolError, database
 from syncdevice.errors import SchemaMoved
 from syncdevice.stage import Stage
 
+from tests.unit.syncdevice_server import FakeServer
 from tests.unit.syncdevice_support import changes, enrolled, ids, outbox, wire
 
 A, B, C = ids(3)
@@ -188,6 +189,25 @@ def test_page_of_another_schema_is_noticed(tmp_path: Path, page: dict[str, Any])
     path = tmp_path / "r.db"
     with closing(enrolled(path)) as conn, pytest.raises(SchemaMoved):
         apply(conn, path, page)
+
+
+@pytest.mark.parametrize("base", [None, "t0"], ids=["first load", "later run"])
+def test_deletes_of_an_entity_that_is_no_more_are_passed_over(tmp_path: Path, base: str | None) -> None:
+    path = tmp_path / "r.db"
+    gone = {"invoice": {"upserts": [], "deletes": [A]}}
+    with closing(enrolled(path)) as conn:
+        assert set(apply(conn, path, gone, {**gone, **changes(wire(B, 1))}, gone, base=base)) >= {"contact"}
+        assert [row[0] for row in contacts(conn)] == [B]
+        assert database.read_state(conn).token == "t3"
+
+
+def test_sync_goes_on_where_rows_of_an_entity_that_is_no_more_are_deleted(tmp_path: Path) -> None:
+    server = FakeServer(changes=[{"invoice": {"upserts": [], "deletes": [A]}}])
+    report = server.replica(tmp_path / "r.db").sync()
+    assert not report.reloaded and server.paths().count("/sync/pull") == 1
+    server.changes = [{"invoice": {"upserts": [{"id": A, "_rev": 1}], "deletes": []}} for _ in range(3)]
+    with pytest.raises(ProtocolError, match="invoice"):
+        server.replica(tmp_path / "r.db").sync()
 
 
 def test_value_of_a_wrong_shape_is_an_error_and_changes_nothing(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ OWN_TABLES = (
       "rev" INTEGER,
       "at" TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
     )""",
-    # Up to which place in the outbox edits were made on revisions that the server may have lost.
+    # Up to which place in the outbox edits were made on revisions that the server may have lost; until a load: all.
     '"_sync_lost" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "upto" INTEGER NOT NULL)',
     # The token of before an enrolment, until all is read anew: by it the server says whether it was restored since.
     '"_sync_before" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "token" TEXT NOT NULL)',

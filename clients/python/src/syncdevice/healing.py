@@ -49,25 +49,27 @@ def prune(conn: sqlite3.Connection, now: datetime, days: float) -> None:
 def lose_position(conn: sqlite3.Connection, restored: bool) -> None:
     """The server does not know how far this device has read: it reads all anew.
 
-    `restored`: what waits was made on revisions that the server may have lost.
+    `restored`: what waits, and what is entered until then, is made on revisions that the server may have lost.
     """
     with immediate(conn):
         set_state(conn, token=None)
         forget_cursors(conn)
         conn.execute('DELETE FROM "_sync_before"')
         if restored:
-            conn.execute('INSERT OR REPLACE INTO "_sync_lost" SELECT 1, coalesce(max("seq"), 0) FROM "_sync_outbox"')
+            conn.execute('INSERT OR REPLACE INTO "_sync_lost" VALUES (1, ?)', (EVER,))
+
+
+def regain_position(conn: sqlite3.Connection) -> None:
+    """All was read anew, in the current transaction: what is entered from now on is made on what the server has."""
+    conn.execute('DELETE FROM "_sync_before"')
+    last = 'SELECT coalesce(max("seq"), 0) FROM "_sync_outbox"'
+    conn.execute(f'UPDATE "_sync_lost" SET "upto" = min("upto", ({last}))')
 
 
 def token_before(conn: sqlite3.Connection) -> str | None:
     """The token of the device that this file was before it was enrolled anew, if all was not read anew since."""
     found = conn.execute('SELECT "token" FROM "_sync_before"').fetchone()
     return str(found[0]) if found else None
-
-
-def forget_before(conn: sqlite3.Connection) -> None:
-    """All was read anew."""
-    conn.execute('DELETE FROM "_sync_before"')
 
 
 def lost_upto(conn: sqlite3.Connection) -> int:

@@ -68,8 +68,6 @@ class Session:
                 if state.token is None:
                     problem = ProtocolError("a row that a push found gone was not told")
                     continue
-                if self.report.reloaded:
-                    healing.forget_before(self.conn)
                 decided = fates.ask_outcomes(self.conn, self.transport, state.device)
                 self.report.decided += decided
                 if decided:  # perhaps after what was pulled: an application that is told of it shall find the rows

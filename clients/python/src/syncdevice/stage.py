@@ -14,6 +14,7 @@ from typing import Any
 from syncdevice.database import STAGE_FILES, Entity, applying, create_private, quote, remove_files, set_state
 from syncdevice.errors import ProtocolError, SchemaMoved
 from syncdevice.fates import forget_foreign_values
+from syncdevice.healing import regain_position
 from syncdevice.outbox import Row, lay_over
 from syncdevice.reports import Change
 from syncdevice.tables import column_values, get_row, put_row, waiting_mutations
@@ -109,9 +110,11 @@ class Stage:
         if not self._conn.in_transaction:
             self._conn.execute("BEGIN")
         for name, change in changes.items():
-            if name not in self._entities:
+            upserts, deletes = change.get("upserts") or [], change.get("deletes") or []
+            if name in self._entities:
+                self._lay_entity(name, upserts, deletes)
+            elif upserts:  # deletes alone change nothing: the file has no such row, and a new entity is loaded whole
                 raise SchemaMoved(f"the server sent {name}, of which this replica knows nothing")
-            self._lay_entity(name, change.get("upserts") or [], change.get("deletes") or [])
         self.token = token
         if last:
             self._conn.execute("COMMIT")
@@ -212,6 +215,8 @@ class Stage:
             token = self.token if self._missing_are_told() else None
             self._conn.execute('DELETE FROM "_sync_missing"')
             set_state(self._conn, token=token, token_at=now, last_sync_at=now)
+            if self._base is None:
+                regain_position(self._conn)
         self.discard()
         return changes
 
