@@ -25,12 +25,14 @@ BEGIN
         RETURN NULL;
     END IF;
     WITH captured AS MATERIALIZED (
-        SELECT n.id, r.rev, {{new_row}}::text AS new, {{new_scopes}} AS scopes
+        SELECT n.id, r.rev, {{row_now}}::text AS new, {{scopes_now}} AS scopes
         FROM new_rows n CROSS JOIN LATERAL (
             SELECT greatest(max(f.rev), (SELECT g.rev FROM sync_forgotten g
-                                         WHERE g.row_id = n.id AND g.entity = {{entity}}), 0) + 1 AS rev
+                                         WHERE g.row_id = n.id AND g.entity = {{entity}}), 0) + 1 AS rev,
+                   coalesce(bool_or(f.xid = v_xid), false) AS again, n.id AS row_id
             FROM sync_feed f WHERE f.row_id = n.id AND f.entity = {{entity}}
         ) r
+        WHERE NOT r.again OR EXISTS (SELECT FROM {{table}} t WHERE t.id = n.id)
     ), fed AS (
         INSERT INTO sync_feed (row_id, entity, scope, rev, xid, seq, data)
         SELECT c.id, {{entity}}, s.scope, c.rev, v_xid, nextval('sync_feed_seq'), c.new
@@ -45,6 +47,14 @@ BEGIN
     RETURN NULL;
 END $body$;
 
+-- name: row_now
+-- Of a row that this transaction has captured before what the table has by now: a trigger of somebody else's may have
+-- changed the row again, and that was captured before the statement that it came after.
+(CASE WHEN r.again THEN (SELECT {{new_row}} FROM {{table}} n WHERE n.id = r.row_id) ELSE {{new_row}} END)
+
+-- name: scopes_now
+(CASE WHEN r.again THEN (SELECT {{new_scopes}} FROM {{table}} n WHERE n.id = r.row_id) ELSE {{new_scopes}} END)
+
 -- name: update_function
 -- After UPDATE: rows whose wire fields or scopes changed, byte by byte. A changed id is a delete and an insert.
 CREATE OR REPLACE FUNCTION {{update_function}}() RETURNS trigger LANGUAGE plpgsql
@@ -58,12 +68,14 @@ BEGIN
 {{locks}}
     WITH captured AS MATERIALIZED (
         SELECT id, r.rev, CASE WHEN o.id IS NOT NULL THEN {{old_row}} END AS old,
-               CASE WHEN n.id IS NOT NULL THEN {{new_row}} END AS new,
-               CASE WHEN n.id IS NOT NULL THEN {{new_scopes}} ELSE '{}' END AS scopes
+               CASE WHEN n.id IS NOT NULL THEN {{row_now}} END AS new,
+               CASE WHEN n.id IS NOT NULL THEN {{scopes_now}} ELSE '{}' END AS scopes
         FROM old_rows o FULL JOIN new_rows n USING (id) CROSS JOIN LATERAL (
-            SELECT coalesce(max(f.rev), 0) + 1 AS rev FROM sync_feed f WHERE f.row_id = id AND f.entity = {{entity}}
+            SELECT coalesce(max(f.rev), 0) + 1 AS rev, coalesce(bool_or(f.xid = v_xid), false) AS again, id AS row_id
+            FROM sync_feed f WHERE f.row_id = id AND f.entity = {{entity}}
         ) r
-        WHERE o.id IS NULL OR n.id IS NULL OR record_image_ne(ROW({{old_columns}}), ROW({{new_columns}}))
+        WHERE (o.id IS NULL OR n.id IS NULL OR record_image_ne(ROW({{old_columns}}), ROW({{new_columns}})))
+          AND (NOT r.again OR n.id IS NULL OR EXISTS (SELECT FROM {{table}} t WHERE t.id = n.id))
     ), {{feed}}
     RETURN NULL;
 END $body$;

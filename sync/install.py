@@ -69,6 +69,7 @@ def capture_of(entity: Entity) -> Capture:
     names = _function_names(entity.name)
     name = {"entity": literal(entity.name)}
     new = {"new_row": entity.row_sql("n", "r.rev"), "new_scopes": entity.scopes_sql("n")}
+    now = {kind: block("capture.sql", kind, table=entity.table, **new) for kind in ("row_now", "scopes_now")}
     first = {"first_row": entity.row_sql("n", "1"), "locks": locks_on_insert(entity.paths)}
     old = {"old_row": entity.row_sql("o", "r.rev - 1")}
     gone = old | {"hidden_row": entity.hidden_sql("o")}
@@ -82,8 +83,8 @@ def capture_of(entity: Entity) -> Capture:
 
     functions = dict(
         (
-            function("insert", "insert", **new, **first),
-            function("update", "update", **new, **old, **columns, **feed, **locks),
+            function("insert", "insert", table=entity.table, **now, **new, **first),
+            function("update", "update", table=entity.table, **now, **old, **columns, **feed, **locks),
             function("delete", "delete", source="old_rows", **gone),
             function("truncate", "delete", source=entity.table, **gone),
         )

@@ -15,10 +15,12 @@ from tests.integration.sync_support import (
     CONTACT,
     SHARED,
     TestDevice,
+    employee,
     feed,
     history,
     new_customer,
     new_id,
+    order,
     other_connection,
     sql,
 )
@@ -212,6 +214,46 @@ def test_migrate_takes_a_retired_entity_from_all_devices(monkeypatch: pytest.Mon
     assert sql(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'entities_contact'::regclass AND tgname LIKE 'sync%%'"
     ) == [(0,)]
+
+
+@pytest.mark.parametrize("op", ["insert", "update"])
+@pytest.mark.parametrize("moves", [False, True])
+def test_capture_of_rows_that_another_trigger_changes_again(op: str, moves: bool) -> None:
+    here, there = (employee(n) for n in (1, 2))
+    row = str(order(here if moves else there).pk) if op == "update" else ""
+    change = f"employee_id = '{there}'" if moves else "note = 'touched'"
+    differs = f"NEW.employee_id <> '{there}'" if moves else "NEW.note <> 'touched'"
+    check_references()
+    sql(
+        f"""CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF {differs} THEN UPDATE entities_order SET {change} WHERE id = NEW.id; END IF; RETURN NULL; END $$;
+        CREATE TRIGGER meddle AFTER INSERT OR UPDATE ON entities_order FOR EACH ROW EXECUTE FUNCTION meddle()"""
+    )
+    if op == "insert":
+        row = str(order(here if moves else there).pk)
+    else:
+        sql("UPDATE entities_order SET freight = freight + 1 WHERE id = %s", [row])
+    assert {scope for scope, (_, alive) in feed(row).items() if alive} == {f"employee:{there}"}
+    ((told,),) = sql("SELECT data::json FROM sync_feed WHERE row_id = %s AND data IS NOT NULL", [row])
+    kept = Order.objects.get(pk=row)
+    assert (told["note"], told["freight"], told["employee_id"]) == (kept.note, str(kept.freight), there)
+
+
+@pytest.mark.parametrize("op", ["insert", "update"])
+def test_capture_of_rows_that_another_trigger_deletes(op: str) -> None:
+    row = str(contact().pk)
+    check_references()
+    sql(
+        """CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            DELETE FROM entities_contact WHERE id = NEW.id AND note = 'delete'; RETURN NULL; END $$;
+        CREATE TRIGGER meddle AFTER INSERT OR UPDATE ON entities_contact FOR EACH ROW EXECUTE FUNCTION meddle()"""
+    )
+    if op == "update":
+        sql("UPDATE entities_contact SET note = 'delete' WHERE id = %s", [row])
+    else:
+        sql("DELETE FROM entities_contact WHERE id = %s", [row])
+        sql(CONTACT.replace("''", "'delete'"), [row, "again"])
+    assert not any(alive for _, alive in feed(row).values())
 
 
 @pytest.mark.django_db(transaction=True)
