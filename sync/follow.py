@@ -76,6 +76,22 @@ def follow_of(follower: Follower) -> Follow | None:
     )
 
 
+def late_of(entity: Entity, rows_max: int) -> str | None:
+    """The statement that moves rows which came before their parents, so many; None where its rows follow no others."""
+    if not (starts := _starts(entity.paths)):
+        return None
+    return block(
+        "follow.sql",
+        "late",
+        entity_literal=literal(entity.name),
+        followers=entity.table,
+        new_scopes=entity.scopes_sql("n"),
+        rows_max=str(rows_max),
+        locks=_locks(starts, f"SELECT n.{{column}} FROM {entity.table} n WHERE n.id = ANY (v_rows)"),
+        move=rows_that_follow(entity).move,
+    )
+
+
 @cache
 def moving_fields(entity: str) -> frozenset[str]:
     """The fields of an entity whose change takes rows that refer to its rows from scope to scope."""

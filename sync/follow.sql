@@ -81,6 +81,25 @@ END $body$;
                     WHERE f.row_id = m.row_id AND f.entity = {{entity_literal}} AND f.scope = s.scope
                       AND s.scope <> ALL (m.new);
 
+-- name: late
+-- Rows in no scope whose parents were committed by another transaction after they were written, and before their own
+-- transaction ended, when foreign keys are looked at: neither saw the other.
+DO $body$
+DECLARE
+    v_xid xid8;
+    v_rows uuid[] := ARRAY(
+        SELECT n.id FROM sync_feed f JOIN {{followers}} n ON n.id = f.row_id
+        WHERE f.scope = '' AND f.entity = {{entity_literal}} AND f.data IS NOT NULL AND {{new_scopes}} <> ARRAY['']
+        LIMIT {{rows_max}});
+BEGIN
+    IF cardinality(v_rows) > 0 THEN
+        v_xid := pg_current_xact_id();
+        PERFORM FROM {{followers}} e WHERE e.id = ANY (v_rows) ORDER BY e.id FOR NO KEY UPDATE;
+{{locks}}
+{{move}}
+    END IF;
+END $body$;
+
 -- name: triggers
 -- After the capture of the same statement, by name.
 CREATE TRIGGER {{insert_trigger}} AFTER INSERT ON {{table}}

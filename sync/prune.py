@@ -8,8 +8,10 @@ from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
 
+from sync.follow import late_of
 from sync.healing import replay_waiting
 from sync.sql import block, quote
+from sync.wire import entities
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ def prune(progress: Progress = lambda *_: None) -> dict[str, int]:
     _run(block("maintain.sql", "forget_before"), days=ages.tombstone)
     _run(block("maintain.sql", "forget_grants"))
     replay_waiting()
+    for entity in entities().values():
+        if statement := late_of(entity, settings.SYNC_PRUNE_ROWS_MAX):
+            _run(statement)
     counts: dict[str, int] = {}
     for kind, name, days in _kinds(ages):
         counts[kind] = 0

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from entities.models import Order, OrderLine, Product
 from sync.install import out_of_date
+from sync.prune import prune
 from tests.integration.sync_support import (
     SHARED,
     TestDevice,
@@ -19,6 +20,7 @@ from tests.integration.sync_support import (
     employee,
     feed,
     history,
+    new_customer,
     new_id,
     order,
     other_connection,
@@ -372,3 +374,23 @@ def test_rows_that_follow_are_found_by_an_index() -> None:
         sql("SET LOCAL enable_seqscan = off")  # as the function does
         plan = str(sql(f"EXPLAIN {found.replace('v_moved', 'ARRAY(SELECT id FROM entities_order)')}"))
     assert "entities_orderline_order_id" in plan
+
+
+@pytest.mark.parametrize("op", ["insert", "update"])
+def test_a_row_whose_parent_another_transaction_commits_before_it_comes_with_the_next_prune(
+    people: tuple[str, str], op: str
+) -> None:
+    here, there = people
+    parent, customer, device = new_id(), new_customer(), TestDevice(f"employee:{there}")
+    row = str(line(order(here)).pk) if op == "update" else new_id()
+    device.pull()
+    with other_connection() as other:  # foreign keys are looked at when it ends
+        if op == "insert":
+            other.execute(LINE, [row, parent, product()])
+        else:
+            other.execute("UPDATE entities_orderline SET order_id = %s WHERE id = %s", [parent, row])
+        Order.objects.create(pk=parent, customer=customer, employee_id=there, ordered_on="2026-11-21")
+    prune()
+    device.pull()
+    assert row in device.of("order_line")
+    assert scopes_of(row) == {f"employee:{there}"}
