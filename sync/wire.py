@@ -126,7 +126,9 @@ class Entity:
         )
         if len(rules) == 1:
             return f"ARRAY[coalesce({values}, '')]"
-        found = f"SELECT DISTINCT s.scope FROM (VALUES {values}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
+        # In the order of the feed's own column, whatever that of the database, or of a column that gives a scope, is.
+        scope = 's.scope COLLATE "C"'
+        found = f"SELECT DISTINCT {scope} FROM (VALUES {values}) s(scope) WHERE s.scope IS NOT NULL ORDER BY 1"
         return f"coalesce(nullif(ARRAY({found}), '{{}}'), ARRAY[''])"
 
     @cached_property

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, models
 
 from entities.models import Contact
 from sync import verify as module
+from sync.declare import scope, synced
 from sync.verify import PROBLEMS, verify
+from sync.wire import entities
+from tests.integration.model_support import installed, model
 from tests.integration.sync_support import (
     CONTACT,
     TestDevice,
@@ -186,6 +189,21 @@ def test_verify_of_a_sound_feed_says_so_and_ends_with_0() -> None:
     assert code == 0
     assert "The feed is what the tables say." in out
     assert sql(REPAIRS) == before
+
+
+def test_scopes_of_a_row_are_in_the_order_of_the_feed_whatever_the_collation_of_the_database() -> None:
+    """The embedded PostgreSQL has no other order to try it with: elsewhere `_` may come before `:`, so it is asked."""
+    site = model("Site", shop=models.CharField(max_length=9), area=models.CharField(max_length=9))
+    synced(scopes=[scope("shop", "shop"), scope("shop_area", "area")])(site)
+    with installed([site]):
+        row = str(site._default_manager.create(shop="x", area="a").pk)
+        scopes = entities()["site"].scopes_sql("t")
+        assert sql(f"SELECT {scopes}, pg_collation_for({scopes}) FROM entities_site t") == [
+            (["shop:x", "shop_area:a"], '"C"')
+        ]
+        assert problems("site", "--repair") == ({}, 0)
+        assert feed(row) == {"shop:x": (1, True), "shop_area:a": (1, True)}
+        site._default_manager.all().delete()
 
 
 def test_verify_says_what_to_do_and_names_the_rows() -> None:
