@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, Min, Sum
+from django.db.models import Count, Min, Sum
 from django.utils import timezone
 
 from devices.models import Device
@@ -17,7 +17,8 @@ from syncserver.errors import Problem
 
 WINDOW = dt.timedelta(days=1)
 ROWS_MAX = 50  # of one entity that are told by id; the counts are of all
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+COUNT_MAX = 2**31 - 1  # that the columns hold; of an alert too, which tells of all reports of a day
+_Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 _Revision = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
@@ -80,10 +81,13 @@ def lately(now: dt.datetime) -> list[Finding]:
     found = (
         Mismatch.objects.filter(at__gt=now - WINDOW, at__lte=now, device__in=Device.objects.accepted().values("pk"))
         .values("device")
-        .annotate(since=Min("at"), count=Sum(F("changed") + F("missing") + F("surplus")))
+        .annotate(since=Min("at"), count=Sum("changed") + Sum("missing") + Sum("surplus"))
         .order_by("device")
     )
-    return [Finding(Alert.Kind.MISMATCH, str(each["device"]), each["since"], each["count"]) for each in found]
+    return [
+        Finding(Alert.Kind.MISMATCH, str(each["device"]), each["since"], min(each["count"], COUNT_MAX))
+        for each in found
+    ]
 
 
 def devices_by_entity(now: dt.datetime) -> dict[str, int]:

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from devices.enroll import revoke
 from sync.alerts.run import run
+from sync.mismatch import COUNT_MAX
 from sync.models import Alert, Mismatch
 from sync.prune import prune
 from tests.integration.pages_support import EVIL, clerk, shown
@@ -99,6 +100,17 @@ def test_mismatch_raises_an_alert_for_a_day() -> None:
     assert run().raised == 1
     revoke(device.device, wipe=False)
     assert run().cleared == 1
+
+
+@pytest.mark.protocol("D5")
+def test_mismatch_with_the_largest_counts_that_are_taken_keeps_no_alert_back() -> None:
+    device, other = TestDevice(), TestDevice()
+    most = dict.fromkeys(("changed", "missing", "surplus"), COUNT_MAX)
+    for _ in range(2):
+        assert report(device, {"entities": {"contact": most, "order": most}, "repaired": True}).status_code == 204
+    report(other, found())
+    assert run().raised == 2
+    assert dict(Alert.objects.values_list("subject", "count")) == {device.id: COUNT_MAX, other.id: 4}
 
 
 def test_prune_forgets_old_mismatches() -> None:
