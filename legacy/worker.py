@@ -5,6 +5,7 @@ Nothing is lost with a job: what is due is told by declared schedules and our ow
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -26,7 +27,9 @@ from legacy.webhooks.outbox import deliver_due
 from sync import operations
 from sync.alerts.run import run as tell_people
 from sync.alone import Busy
+from sync.epoch import standing_of
 from sync.prune import prune
+from syncserver.errors import Problem
 
 log = logging.getLogger(__name__)
 FAILED_HOURS = 30 * 24  # that a job that failed is kept to be looked at; others go when they are done
@@ -78,6 +81,13 @@ async def forget_jobs(timestamp: int) -> None:  # noqa: ARG001
     await app.job_manager.delete_old_jobs(
         FAILED_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
     )
+
+
+@every("* * * * *")
+def starts() -> None:
+    """A start of the database server is noted before the next checkpoint hides it, also while no device calls."""
+    with suppress(Problem):  # another process begins a new epoch
+        standing_of(None)
 
 
 # --- Pushes that devices do not wait for ------------------------------------------------------------------------------

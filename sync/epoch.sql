@@ -5,11 +5,23 @@ INSERT INTO sync_epoch (database_identity) VALUES (sync_database_identity()) ON 
 SELECT s.problem FROM sync_standing(%(epoch)s, pg_snapshot_xmax(%(base)s::pg_snapshot), %(witness)s) s;
 
 -- name: new_start
--- The database server was started. Where its log ended and which transaction was next, the checkpoint of its start says.
+-- The database server was started. Where its log ended and which transaction was next, the checkpoint of its start says,
+-- which is its own redo point. If that is hidden by a later one, or by that of a crash that came after somebody's write,
+-- nobody knows any more: then every token of before counts as lost, and what was written since begins with the first that
+-- was.
+WITH written AS MATERIALIZED (
+    SELECT min(h.xid)::text::xid8 AS xid FROM sync_history h WHERE h.at >= pg_postmaster_start_time()
+), start AS (
+    SELECT c.checkpoint_lsn AS lsn, n.xid, c.redo_lsn <> c.checkpoint_lsn
+           OR c.checkpoint_time > pg_postmaster_start_time() AND coalesce((SELECT w.xid < n.xid FROM written w), false) AS late
+    FROM pg_control_checkpoint() c CROSS JOIN LATERAL (
+        SELECT (split_part(c.next_xid, ':', 1)::numeric * 4294967296 + split_part(c.next_xid, ':', 2)::numeric)::text::xid8 AS xid
+    ) n
+)
 INSERT INTO sync_start (started_at, lsn, xid)
-SELECT pg_postmaster_start_time(), c.checkpoint_lsn,
-       (split_part(c.next_xid, ':', 1)::numeric * 4294967296 + split_part(c.next_xid, ':', 2)::numeric)::text::xid8
-FROM pg_control_checkpoint() c
+SELECT pg_postmaster_start_time(), CASE WHEN s.late THEN '0/0' ELSE s.lsn END,
+       CASE WHEN s.late THEN least(s.xid, pg_snapshot_xmin(pg_current_snapshot()), (SELECT w.xid FROM written w)) ELSE s.xid END
+FROM start s
 WHERE pg_postmaster_start_time() IS DISTINCT FROM (SELECT s.started_at FROM sync_start s ORDER BY s.number DESC LIMIT 1)
 ON CONFLICT DO NOTHING;
 

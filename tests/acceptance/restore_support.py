@@ -74,11 +74,18 @@ class Cluster:
         return (self.folder / "postmaster.pid").exists()
 
     def copy_to(self, folder: Path) -> "Cluster":
-        """A plain copy of the files of a cluster that is stopped."""
+        """A plain copy of the files of a cluster that is stopped, or at rest."""
         shutil.copytree(self.folder, folder, symlinks=True)
         own(folder)
         made = Cluster(folder, self.archive)
         made.configure()
+        return made
+
+    def snapshot_to(self, folder: Path) -> "Cluster":
+        """What a disk's snapshot has of a cluster that runs, if nobody writes meanwhile."""
+        self.sql("CHECKPOINT")
+        made = self.copy_to(folder)
+        (folder / "postmaster.pid").unlink()
         return made
 
     def base_backup(self, folder: Path, *options: str) -> "Cluster":

@@ -1,16 +1,23 @@
 """A server that is restored, each way an administrator would do it, and a fleet that had gone on: nothing is lost."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 from syncdevice import Replica
 from syncdevice.replica import group
 
+from sync.sql import blocks
 from tests.acceptance.acceptance_support import Server
-from tests.acceptance.restore_support import DATABASE, Cluster, machine, run
+from tests.acceptance.restore_support import DATABASE, SECONDS_MAX, Cluster, machine, run
 
 SCOPES = ["global", "country:Spain"]
 ROUNDS = 3
@@ -234,6 +241,20 @@ def copied_files(cluster: Cluster, server: Server) -> Callable[[], str]:
     return restore
 
 
+def disk_snapshot(cluster: Cluster, server: Server) -> Callable[[], str]:
+    """The files of a cluster that ran, put back; others write, and checkpoints come, before any device calls."""
+    kept = cluster.snapshot_to(cluster.folder.parent / "kept")
+
+    def restore() -> str:
+        cluster.stop("immediate")
+        kept.start()
+        kept.sql("UPDATE entities_contact SET title = 'since' WHERE first_name = 'disputed'", DATABASE)
+        kept.sql("CHECKPOINT")
+        return kept.address()
+
+    return restore
+
+
 @pytest.mark.parametrize(
     ("way", "order"),
     [
@@ -242,6 +263,7 @@ def copied_files(cluster: Cluster, server: Server) -> Callable[[], str]:
         pytest.param(promoted, (0, 2, 1, 3), id="promoted replica"),
         pytest.param(copied_database, (3, 2, 0, 1), id="copied database"),
         pytest.param(copied_files, (1, 2, 3, 0), id="copied files"),
+        pytest.param(disk_snapshot, (0, 3, 2, 1), id="disk snapshot"),
     ],
 )
 def test_restored_server_gets_back_all_that_a_device_still_has(
@@ -287,3 +309,130 @@ def test_restored_server_gets_back_all_that_a_device_still_has(
             disputes = connection.execute("SELECT fields, device_values->'set'->>'title' FROM sync_conflict").fetchall()
         assert waiting == []
         assert (["title"], "lost") in disputes
+
+
+# --- how each start of the database server is noted ---
+
+
+@dataclass
+class Seen:
+    """What a token says of the database that it was given by."""
+
+    epoch: UUID
+    xmax: str
+    witness: str
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> "Seen":
+        now = "s.epoch, pg_snapshot_xmax(pg_current_snapshot())::text, s.witness"
+        query = f"SELECT {now} FROM sync_standing(NULL, NULL, NULL) s"
+        with psycopg.connect(cluster.address()) as connection:
+            return cls(*connection.execute(query).fetchone() or ())
+
+    def standing(self, cluster: Cluster) -> Any:
+        """How a token that was given then stands now, once the start of the database server is noted."""
+        query = "SELECT s.problem FROM sync_standing(%s, %s::text::xid8, %s) s"
+        with psycopg.connect(cluster.address(), autocommit=True) as connection:
+            connection.execute(blocks("epoch.sql")["new_start"])
+            return connection.execute(query, [self.epoch, self.xmax, self.witness]).fetchone()[0]  # type: ignore[index]
+
+
+def write(cluster: Cluster) -> int:
+    """Somebody's row. Returns the number of its transaction."""
+    with psycopg.connect(cluster.address(), autocommit=True) as connection:
+        row = connection.execute(
+            "INSERT INTO entities_contact (id, first_name, last_name, title, email, phone, note)"
+            " VALUES (gen_random_uuid(), '', '', '', '', '', '') RETURNING id"
+        ).fetchone()
+        found = connection.execute("SELECT xid FROM sync_history WHERE row_id = %s", row).fetchone()
+        assert found
+        return int(found[0])
+
+
+def noted(cluster: Cluster) -> int:
+    """The transaction that the last start that was noted has begun with."""
+    with psycopg.connect(cluster.address()) as connection:
+        found = connection.execute("SELECT xid::text FROM sync_start ORDER BY number DESC LIMIT 1").fetchone()
+        assert found
+        return int(found[0])
+
+
+@pytest.fixture
+def running(migrated: Cluster) -> Iterator[Cluster]:
+    """A cluster of which all starts so far were noted."""
+    with machine() as folder:
+        cluster = migrated.copy_to(folder / "data")
+        cluster.archive = folder / "archive"
+        cluster.configure()
+        cluster.start()
+        cluster.sql(blocks("epoch.sql")["new_start"], DATABASE)
+        yield cluster
+
+
+def checkpoint(cluster: Cluster) -> None:
+    cluster.sql("CHECKPOINT")
+
+
+def crash(cluster: Cluster) -> None:
+    """A process of the database server dies, so that it recovers, and goes on without having been stopped."""
+    query = "SELECT pg_backend_pid(), checkpoint_lsn::text FROM pg_control_checkpoint()"
+    with psycopg.connect(cluster.address(), autocommit=True) as connection:
+        process, before = connection.execute(query).fetchone() or (0, "")
+        os.kill(process, signal.SIGKILL)
+    deadline = time.monotonic() + SECONDS_MAX
+    after = before
+    while after == before:
+        assert time.monotonic() < deadline
+        with suppress(psycopg.OperationalError), psycopg.connect(cluster.address(), autocommit=True) as connection:
+            _, after = connection.execute(query).fetchone() or (0, before)
+
+
+@pytest.mark.protocol("P8")
+@pytest.mark.parametrize("written", [0, 50])
+@pytest.mark.parametrize("then", [checkpoint, crash])
+def test_snapshot_of_a_disk_that_was_put_back_is_noticed_however_late(
+    running: Cluster, then: Callable[[Cluster], None], written: int
+) -> None:
+    """However much was written since, and by whom: a lost position and a lost place in the log look right by then."""
+    before = write(running)
+    kept = running.snapshot_to(running.folder.with_name("kept"))
+    for _ in range(5):
+        write(running)
+    lost = Seen.of(running)
+    running.stop("immediate")
+    kept.start()
+    numbers = [write(kept) for _ in range(written)]
+    then(kept)
+    assert lost.standing(kept) == "lost_future"
+    assert before < noted(kept) <= min([*numbers, write(kept)])
+
+
+@pytest.mark.protocol("P8")
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_restart_that_lost_nothing_is_passed_over_when_it_is_noted_before_the_next_checkpoint(
+    running: Cluster, mode: str
+) -> None:
+    write(running)
+    seen = Seen.of(running)
+    for _ in range(2):
+        running.stop(mode)
+        running.start()
+        number = write(running)
+        assert seen.standing(running) is None
+        assert noted(running) <= number
+        checkpoint(running)
+        seen = Seen.of(running)
+
+
+@pytest.mark.protocol("P8")
+def test_restart_that_is_noted_after_a_checkpoint_counts_as_a_restore(running: Cluster) -> None:
+    """Nothing tells it from one that has lost something, and to load afresh loses nothing."""
+    before = write(running)
+    seen = Seen.of(running)
+    running.stop()
+    running.start()
+    number = write(running)
+    checkpoint(running)
+    assert seen.standing(running) == "lost_future"
+    assert before < noted(running) <= number
+    assert Seen.of(running).standing(running) is None

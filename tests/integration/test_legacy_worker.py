@@ -108,13 +108,14 @@ def test_worker_does_what_the_crontab_does() -> None:
         "legacy.tick": "* * * * *",
         "legacy.webhooks": "* * * * * */10",
         "legacy.alerts": "*/5 * * * *",
+        "legacy.starts": "* * * * *",
         "legacy.pushes": "* * * * *",
         "legacy.forget": "17 3 * * *",
         "legacy.forget_jobs": "29 3 * * *",
     }
 
 
-@pytest.mark.parametrize("do", [worker.webhooks, worker.pushes, worker.alerts, worker.forget])
+@pytest.mark.parametrize("do", [worker.webhooks, worker.starts, worker.pushes, worker.alerts, worker.forget])
 @pytest.mark.django_db(transaction=True)
 def test_what_is_done_every_so_often_does_no_harm_where_there_is_nothing_to_do(do: worker.Do) -> None:
     do()
