@@ -143,6 +143,26 @@ def test_what_is_entered_until_the_fresh_load_is_whole_is_of_before(
 
 
 @pytest.mark.protocol("R3")
+def test_what_is_entered_about_a_row_that_a_push_brought_up_to_date_is_not_of_before(
+    server: FakeServer, replica: Replica
+) -> None:
+    made(replica, A)
+    made(replica, B)
+    replica.sync()
+    answers = [problem(410, "token_expired", restored=True), *[problem(503, "service_unavailable")] * 2]
+    server.refuse = lambda request: answers.pop(0) if answers and request.url.path == "/sync/pull" else None
+    for name in ("at first", "up to date by then"):
+        do(replica, f"UPDATE contact SET name = '{name}' WHERE id = '{A}'")
+        with pytest.raises(NotReachable):
+            replica.sync()
+    server.seen.clear()
+    for row in (A, B):
+        do(replica, f"UPDATE contact SET name = 'at last' WHERE id = '{row}'")
+    replica.sync()
+    assert mutations(server) == [(A, "update", None), (B, "update", 0)]
+
+
+@pytest.mark.protocol("R3")
 @pytest.mark.parametrize(("told", "lost"), [({"restored": True}, 0), ({}, None)], ids=["restored", "only too old"])
 def test_what_is_entered_between_the_last_push_and_the_end_of_the_fresh_load_is_of_before(
     server: FakeServer, replica: Replica, told: dict[str, Any], lost: int | None

@@ -59,6 +59,10 @@ OWN_TABLES = (
     )""",
     # Up to which place in the outbox edits were made on revisions that the server may have lost; until a load: all.
     '"_sync_lost" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "upto" INTEGER NOT NULL)',
+    # Until then: rows that a push has brought up to date, and the place after which edits of them are none of these.
+    """"_sync_seen" (
+      "entity" TEXT NOT NULL, "row" TEXT NOT NULL, "seq" INTEGER NOT NULL, PRIMARY KEY ("entity", "row")
+    )""",
     # The token of before an enrolment, until all is read anew: by it the server says whether it was restored since.
     '"_sync_before" ("one" INTEGER PRIMARY KEY CHECK ("one" = 1), "token" TEXT NOT NULL)',
     # How far `GET /sync/outcomes` was read, by device: one that was enrolled anew begins anew.

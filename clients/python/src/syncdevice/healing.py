@@ -3,7 +3,8 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -57,13 +58,26 @@ def lose_position(conn: sqlite3.Connection, restored: bool) -> None:
         conn.execute('DELETE FROM "_sync_before"')
         if restored:
             conn.execute('INSERT OR REPLACE INTO "_sync_lost" VALUES (1, ?)', (EVER,))
+            conn.execute('DELETE FROM "_sync_seen"')
 
 
 def regain_position(conn: sqlite3.Connection) -> None:
     """All was read anew, in the current transaction: what is entered from now on is made on what the server has."""
     conn.execute('DELETE FROM "_sync_before"')
+    conn.execute('DELETE FROM "_sync_seen"')
     last = 'SELECT coalesce(max("seq"), 0) FROM "_sync_outbox"'
     conn.execute(f'UPDATE "_sync_lost" SET "upto" = min("upto", ({last}))')
+
+
+def regain_rows(conn: sqlite3.Connection, revs: Iterable[tuple[str, str, int]]) -> None:
+    """The file has these rows (entity, id, revision) as the server has them, in the current transaction."""
+    if lost_upto(conn) != EVER:
+        return
+    last = "SELECT coalesce(max(\"seq\"), 0) FROM sqlite_sequence WHERE name = '_sync_outbox'"
+    for entity, row, rev in revs:
+        known = f'SELECT 1 FROM {quote(entity)} WHERE "id" = ? AND "_rev" = ?'
+        if conn.execute(known, (row, rev)).fetchone():
+            conn.execute(f'INSERT OR REPLACE INTO "_sync_seen" SELECT ?, ?, ({last})', (entity, row))
 
 
 def token_before(conn: sqlite3.Connection) -> str | None:
@@ -76,6 +90,15 @@ def lost_upto(conn: sqlite3.Connection) -> int:
     """The last place in the outbox of what was made on revisions that the server may have lost; 0: none."""
     found = conn.execute('SELECT "upto" FROM "_sync_lost"').fetchone()
     return int(found[0]) if found else 0
+
+
+def marked(conn: sqlite3.Connection, waiting: Sequence[Mutation]) -> list[Mutation]:
+    """Those of the outbox, with `lost` where they were made on revisions that the server may have lost."""
+    upto = lost_upto(conn)
+    found = conn.execute('SELECT "entity", "row", "seq" FROM "_sync_seen"')
+    seen: dict[tuple[str, str], int] = {(entity, row): seq for entity, row, seq in found}
+    last = [min(upto, seen.get((mutation.entity, mutation.row), upto)) for mutation in waiting]
+    return [replace(m, lost=0) if m.seq <= seq else m for m, seq in zip(waiting, last, strict=True)]
 
 
 def offer(

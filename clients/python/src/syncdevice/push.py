@@ -4,13 +4,12 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from syncdevice.database import Entity, applying, immediate, quote, set_state
 from syncdevice.errors import BatchTooLarge, ProtocolError, Refused
 from syncdevice.fates import answered
-from syncdevice.healing import keep, lost_upto
+from syncdevice.healing import keep, lost_upto, marked, regain_rows
 from syncdevice.outbox import (
     BATCH_MUTATIONS_MAX,
     COLUMNS,
@@ -61,7 +60,7 @@ def push_outbox(
     while waiting := _waiting(conn, f'ORDER BY "seq" LIMIT {BATCH_MUTATIONS_MAX + 1}'):
         if waiting[0].seq > end:
             break
-        waiting = [replace(mutation, lost=0) if mutation.seq <= lost else mutation for mutation in waiting]
+        waiting = marked(conn, waiting) if lost else waiting
         first = first_unit(waiting)
         batch = first_batch(waiting, count_max) or first_batch(first)
         results = None
@@ -155,6 +154,11 @@ def record(
             conn.executemany(
                 f'UPDATE {quote(entity.name)} SET "_rev" = ?1 WHERE "id" = ?2 AND ("_rev" IS NULL OR "_rev" < ?1)', revs
             )
+        told = [
+            (m.entity, m.row, (r.get("row") or r).get("_rev", r.get("rev")))
+            for m, r in zip(mutations, results, strict=True)
+        ]
+        regain_rows(conn, [(entity, row, rev) for entity, row, rev in told if rev is not None and entity in entities])
     return {n: Change(len(up), len(gone), tuple(up), tuple(gone)) for n, (up, gone) in changed.items()}
 
 
