@@ -163,6 +163,33 @@ def test_what_is_entered_about_a_row_that_a_push_brought_up_to_date_is_not_of_be
 
 
 @pytest.mark.protocol("R3")
+def test_what_was_not_of_before_when_it_was_entered_is_not_after_the_fresh_load(
+    server: FakeServer, replica: Replica
+) -> None:
+    made(replica, A)
+    replica.sync()
+    answers = [problem(410, "token_expired", restored=True), problem(503, "service_unavailable")]
+    entered: list[None] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path != "/sync/pull":
+            return None
+        if not answers and not entered:  # the row has come back from the push, and the load is under way
+            entered.append(do(replica, f"UPDATE contact SET name = 'while it loads' WHERE id = '{A}'"))
+        return answers.pop(0) if answers else None
+
+    server.refuse = refuse
+    do(replica, f"UPDATE contact SET name = 'at first' WHERE id = '{A}'")
+    with pytest.raises(NotReachable):
+        replica.sync()
+    do(replica, f"UPDATE contact SET name = 'of before' WHERE id = '{A}'")
+    server.seen.clear()
+    replica.sync()
+    replica.sync()
+    assert mutations(server)[-1] == (A, "update", None)
+
+
+@pytest.mark.protocol("R3")
 @pytest.mark.parametrize(("told", "lost"), [({"restored": True}, 0), ({}, None)], ids=["restored", "only too old"])
 def test_what_is_entered_between_the_last_push_and_the_end_of_the_fresh_load_is_of_before(
     server: FakeServer, replica: Replica, told: dict[str, Any], lost: int | None

@@ -64,7 +64,6 @@ def lose_position(conn: sqlite3.Connection, restored: bool) -> None:
 def regain_position(conn: sqlite3.Connection) -> None:
     """All was read anew, in the current transaction: what is entered from now on is made on what the server has."""
     conn.execute('DELETE FROM "_sync_before"')
-    conn.execute('DELETE FROM "_sync_seen"')
     last = 'SELECT coalesce(max("seq"), 0) FROM "_sync_outbox"'
     conn.execute(f'UPDATE "_sync_lost" SET "upto" = min("upto", ({last}))')
 
