@@ -169,13 +169,14 @@ def test_what_was_not_of_before_when_it_was_entered_is_not_after_the_fresh_load(
     made(replica, A)
     replica.sync()
     answers = [problem(410, "token_expired", restored=True), problem(503, "service_unavailable")]
-    entered: list[None] = []
+    entered: list[str] = []
 
     def refuse(request: httpx.Request) -> httpx.Response | None:
         if request.url.path != "/sync/pull":
             return None
         if not answers and not entered:  # the row has come back from the push, and the load is under way
-            entered.append(do(replica, f"UPDATE contact SET name = 'while it loads' WHERE id = '{A}'"))
+            entered.append(A)
+            do(replica, f"UPDATE contact SET name = 'while it loads' WHERE id = '{A}'")
         return answers.pop(0) if answers else None
 
     server.refuse = refuse
