@@ -21,10 +21,11 @@ PAGE_REJECTIONS = 1_000
 def replay_waiting() -> int:
     """Apply what waits in quarantine for a row that is there by now, as its device would; return how many did.
 
-    What is refused again goes on waiting, and what was applied may be what others wait for.
+    What is refused again goes on waiting, and what was applied may be what others wait for. A push waits for this:
+    after SYNC_REPLAYS_MAX the rest is left to the next that brings something back, and to `sync_prune`.
     """
     applied = 0
-    while done := sum(_replay(id, device) for id, device in _due()):
+    while applied < settings.SYNC_REPLAYS_MAX and (done := sum(_replay(id, device) for id, device in _due())):
         applied += done
     return applied
 
