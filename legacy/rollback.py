@@ -198,16 +198,16 @@ def _write(exchange: Exchange, entity: Entity, run: Run, written: Sequence[Writt
     with cursor() as bound:
         bound.execute(block(SQL, "remember"), {"run": run.pk, "system": exchange.system, "rows": rows})
     for mapping in exchange.mappings.values():
-        if mapping.entity == entity:
+        if mapping.model is entity.model:
             _agree_again(exchange, mapping, {each.row: each.old or {} for each in written})
-        elif mapping.rows and mapping.rows.entity == entity:
+        elif mapping.rows and mapping.rows.model is entity.model:
             whole = {mapping.rows.place: None}
             _agree_again(exchange, mapping, dict.fromkeys(parents | _parents(exchange, entity, rows), whole))
 
 
 def _parents(exchange: Exchange, entity: Entity, members: list[str]) -> set[str]:
     """The rows that these belong to, as lines to an order."""
-    parts = [m.rows for m in exchange.mappings.values() if m.rows and m.rows.entity == entity]
+    parts = [m.rows for m in exchange.mappings.values() if m.rows and m.rows.model is entity.model]
     there = entity.model._default_manager.filter(pk__in=members)
     return {str(parent) for part in parts for parent in there.values_list(part.parent_column, flat=True)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from threading import Lock
 from typing import Any
 
 from django.db import connection, models
@@ -174,9 +175,17 @@ def wire_type(field: models.Field[Any, Any]) -> str | None:
     return next((_TYPES[kind] for kind in type(field).__mro__ if kind in _TYPES), None)
 
 
-@cache
+_making = Lock()  # threads that ask first, and at once, get the same objects
+
+
 def entities() -> dict[str, Entity]:
     """Every synced entity by name, each after the entities that its rows refer to (cycles in order of declaration)."""
+    with _making:
+        return _entities()
+
+
+@cache
+def _entities() -> dict[str, Entity]:
     by_model = {d.model: d.entity for d in declarations()}
     waiting = {d.entity: Entity(d, tuple(_fields(d, by_model))) for d in declarations()}
     ordered: dict[str, Entity] = {}

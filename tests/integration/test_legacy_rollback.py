@@ -16,6 +16,7 @@ from legacy.mapping import F, Mapping
 from legacy.models import Link, Run
 from legacy.rollback import TakenBack
 from legacy.runs import resume, roll_back_run
+from sync import wire
 from sync.models import History
 from tests.integration.legacy_support import CUSTOMER, DAY, ORDER, PRODUCT, Killed, Ledger, an_order, declared_systems
 
@@ -203,6 +204,20 @@ def test_lines_alone_that_a_run_changed_are_put_back_and_not_sent(ledger: Ledger
     Order.objects.update(note="ours")  # which makes the order one to be sent
     assert ledger.sync(*MAPPINGS).state == Run.State.DONE
     assert (ledger.records["sale"][key]["note"], len(ledger.records["sale"][key]["lines"])) == ("ours", 1)
+    assert list(OrderLine.objects.values_list("quantity", flat=True)) == [50]
+
+
+def test_what_is_put_back_is_not_sent_whichever_object_stands_for_the_entity(ledger: Ledger) -> None:
+    key = an_order(ledger)
+    ledger.sync(*MAPPINGS)
+    line, _ = ledger.records["sale"][key]["lines"]
+    ledger.put("sale", key, lines=[{**line, "quantity": 50}])
+    run = ledger.sync(*MAPPINGS)
+    wire._entities.cache_clear()  # the mappings have those of before
+    undo(ledger, run)
+    resume("ledger")
+    assert ledger.sync(*MAPPINGS).state == Run.State.DONE
+    assert ledger.written == []
     assert list(OrderLine.objects.values_list("quantity", flat=True)) == [50]
 
 
