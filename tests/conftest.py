@@ -75,4 +75,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seeds", type=int, default=200, help="how many seeds to simulate (200)")
     group.addoption("--first-seed", type=int, default=1, help="the first of them (1)")
     group.addoption("--parties", type=int, default=2_000, help="parties of the ERP in the tests of many (2,000)")
-    group.addoption("--steps", type=int, default=130, help="steps of each (130)")
+    group.addoption("--steps", type=int, default=80, help="steps of each (80)")

@@ -1,6 +1,8 @@
 """Devices bring back what a restore has lost: whoever comes first, the rows are what they were."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +12,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from entities.models import Contact, Product
+from sync.healing import replay_waiting
 from sync.models import Conflict, Rejection
 from tests.integration.sync_support import Row, TestDevice, create, delete, new_id, update
 
@@ -280,6 +283,42 @@ def test_what_waits_in_vain_keeps_nobody_else_waiting(settings: Settings) -> Non
     found = of(made["row"])
     assert found is not None and found["title"] == "new"
     assert Rejection.objects.filter(state="open").count() == 3
+
+
+@pytest.mark.protocol("R2")
+def test_what_waits_is_applied_once_where_several_replay_it_at_once() -> None:
+    devices = [TestDevice() for _ in range(4)]
+    backup = Backup()
+    rows = [{"id": UUID(new_id()), "code": str(n), "name": "Tea", "units_in_stock": 10} for n in range(6)]
+    Product.objects.bulk_create(Product(**row) for row in rows)
+    offers = [
+        acknowledged(
+            device,
+            *(
+                {"id": new_id(), "entity": "product", "row": str(row["id"]), "op": "update", "base": base}
+                | {"add": {"units_in_stock": -2}}
+                for row in rows
+            ),
+        )
+        for base, device in enumerate(devices, 1)
+    ]
+    backup.restore()
+    for device, lost_ones in zip(devices, offers, strict=True):
+        assert set(device.statuses(*lost_ones)) == {"rejected"}
+    Product.objects.bulk_create(Product(**row) for row in rows)  # as another program would that has them too
+    start = Barrier(len(devices))
+
+    def work(_: TestDevice) -> int:
+        start.wait()
+        try:
+            return replay_waiting()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(devices)) as threads:
+        done = sum(threads.map(work, devices))
+    assert (done + replay_waiting(), Rejection.objects.filter(state="open").count()) == (24, 0)
+    assert set(Product.objects.values_list("units_in_stock", flat=True)) == {10 - 2 * len(devices)}
 
 
 # --- R3: what was made on lost revisions ---
