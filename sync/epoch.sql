@@ -8,12 +8,13 @@ SELECT s.problem FROM sync_standing(%(epoch)s, pg_snapshot_xmax(%(base)s::pg_sna
 -- The database server was started. Where its log ended and which transaction was next, the checkpoint of its start says,
 -- which is its own redo point. If that is hidden by a later one, or by that of a crash that came after somebody's write,
 -- nobody knows any more: then every token of before counts as lost, and what was written since begins with the first that
--- was.
+-- was. The control file has whole seconds.
 WITH written AS MATERIALIZED (
     SELECT min(h.xid)::text::xid8 AS xid FROM sync_history h WHERE h.at >= pg_postmaster_start_time()
 ), start AS (
     SELECT c.checkpoint_lsn AS lsn, n.xid, c.redo_lsn <> c.checkpoint_lsn
-           OR c.checkpoint_time > pg_postmaster_start_time() AND coalesce((SELECT w.xid < n.xid FROM written w), false) AS late
+           OR c.checkpoint_time >= date_trunc('second', pg_postmaster_start_time())
+              AND coalesce((SELECT w.xid < n.xid FROM written w), false) AS late
     FROM pg_control_checkpoint() c CROSS JOIN LATERAL (
         SELECT (split_part(c.next_xid, ':', 1)::numeric * 4294967296 + split_part(c.next_xid, ':', 2)::numeric)::text::xid8 AS xid
     ) n
