@@ -6,7 +6,7 @@ the database refused something.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -53,6 +53,7 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
 
 
 NEVER = RowState()
+NO_FORKS: Mapping[RowKey, "Fork"] = {}
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -65,9 +66,21 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     references: tuple[tuple[str, RowKey], ...] = ()
     rules: Rules | None = None  # None: of an entity that there is not
     made_at: datetime | None = None  # by the server's clock, where a policy asks for it
-    # Of before a restore: the row has it; the lost revision up to which its device had seen what is brought back.
+    # Of before a restore: the row has it; it comes before the row's deletion, which came back first; the lost revision
+    # up to which its device had seen what is brought back.
     done: bool = False
+    buried: bool = False
     seen: int = 0
+
+
+class Fork(Protocol):
+    """What of before a restore has been brought back to a row (`sync.lost`)."""
+
+    def meant(self, candidate: Candidate, state: RowState) -> Candidate:
+        """A candidate of before it as it is meant for the row as it is."""
+
+    def after(self, candidate: Candidate) -> "Fork":
+        """The same when this one has been brought back too."""
 
 
 class Unit(NamedTuple):
@@ -104,14 +117,19 @@ class Record(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The status that the device is told; what is written, if anything; the conflict to be kept, if there was one."""
+    """The status that the device is told; what is written, if anything; the conflict to be kept, if there was one.
+
+    `buried`: what the row had when it was deleted, of an edit that comes before that.
+    """
 
     status: str
     errors: tuple[Error, ...] = ()
     write: Write | None = None
     record: Record | None = None
+    buried: Write | None = None
 
 
+TAKEN = frozenset({"applied", "merged"})
 WRITE = Verdict("applied", write=AS_SENT)
 DONE = Verdict("applied")
 
@@ -125,17 +143,19 @@ def decide(
     units: Iterable[Unit],
     states: Mapping[RowKey, RowState],
     failures: Mapping[int, tuple[Error, ...]],
+    forks: Mapping[RowKey, Fork] = NO_FORKS,
 ) -> tuple[dict[int, Verdict], dict[RowKey, RowState]]:
     """The verdict of every member of `units`, and the states of the rows after them.
 
-    `failures` are the mutations that the database has refused so far. A mutation that refers to a row which is not
-    there, or whose creation fails in this very batch, is rejected; so is every member of a group one of whose members
-    is not written. Both may bring down further ones, so it goes round until nothing changes.
+    `failures` are the mutations that the database has refused so far, `forks` are those of the rows that were restored.
+    A mutation that refers to a row which is not there, or whose creation fails in this very batch, is rejected; so is
+    every member of a group one of whose members is not written. Both may bring down further ones, so it goes round
+    until nothing changes.
     """
     units = list(units)
     failed = dict(failures)
     while True:
-        verdicts, after = _pass(candidates, units, states, failed)
+        verdicts, after = _pass(candidates, units, states, failed, forks)
         more = _missing_references(candidates, verdicts, after) | _broken_groups(units, verdicts)
         if not more:
             return verdicts, after
@@ -147,22 +167,50 @@ def _pass(
     units: Sequence[Unit],
     states: Mapping[RowKey, RowState],
     failed: Mapping[int, tuple[Error, ...]],
+    forks: Mapping[RowKey, Fork],
 ) -> tuple[dict[int, Verdict], dict[RowKey, RowState]]:
     verdicts: dict[int, Verdict] = {}
-    after = dict(states)
+    after, back = dict(states), dict(forks)
     for unit in units:
         for at in unit.members:
-            candidate = candidates[at]
+            sent = candidate = candidates[at]
             state = after.get(candidate.key, NEVER)
+            fork = back.get(candidate.key) if candidate.mutation.lost else None
+            if fork is not None and not candidate.errors:
+                candidate = fork.meant(candidate, state)
             errors = failed.get(at, candidate.errors)
             verdict = rejected(*errors) if errors else judge(candidate, state)
             if verdict.record is not None and verdict.status == "conflict" and unit.group:
                 verdict = _kept_out(verdict, verdict.record)
+            if fork is not None and verdict.status in TAKEN:
+                back[candidate.key] = fork.after(sent)
+                verdict = _as_meant(candidate, verdict)
             verdicts[at] = verdict
             if verdict.write is not None:
                 mixed = verdict.record.mixed if verdict.record else frozenset()
                 after[candidate.key] = _written(candidate, verdict.write, state, mixed)
+            elif verdict.buried is not None:
+                after[candidate.key] = _buried(candidate, state)
     return verdicts, after
+
+
+def brought_back(
+    candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict], forks: Mapping[RowKey, Fork]
+) -> Mapping[RowKey, Fork]:
+    """The forks after these verdicts."""
+    after = dict(forks)
+    for at, verdict in verdicts.items():
+        if candidates[at].mutation.lost and verdict.status in TAKEN and (fork := after.get(candidates[at].key)):
+            after[candidates[at].key] = fork.after(candidates[at])
+    return after
+
+
+def _as_meant(candidate: Candidate, verdict: Verdict) -> Verdict:
+    """The verdict on what is meant by another candidate than the one that was sent."""
+    meant = Write(candidate.mutation.op, candidate.values)
+    if candidate.buried:
+        return verdict._replace(buried=meant)
+    return verdict._replace(write=meant) if verdict.write is AS_SENT and meant.op == "update" else verdict
 
 
 def _kept_out(verdict: Verdict, record: Record) -> Verdict:
@@ -174,7 +222,7 @@ def _kept_out(verdict: Verdict, record: Record) -> Verdict:
 def judge(candidate: Candidate, state: RowState) -> Verdict:
     """The verdict of one mutation on one row."""
     mutation, values = candidate.mutation, candidate.values
-    if candidate.done:
+    if candidate.done or candidate.buried:
         return DONE if state.known or not state.rev else rejected(error("not_found"))
     if mutation.op == "create":
         if state.visible:
@@ -278,18 +326,32 @@ def _written(candidate: Candidate, write: Write, state: RowState, mixed: frozens
     return RowState(state.rev + 1, True, True, row, state.since, (state.own - mixed | own) - counters, unseen)
 
 
+def _buried(candidate: Candidate, state: RowState) -> RowState:
+    """A deleted row after an edit that comes before the deletion: it had these values when it was deleted."""
+
+    def edited(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        kinds = candidate.rules.kinds if candidate.rules else {}
+        amounts = {n: added(kinds[n], row[n], a) for n, a in candidate.values.amounts.items() if n in row}
+        return {**row, **candidate.values.fields, **amounts}
+
+    since = {
+        base: msgspec.structs.replace(each, gone=edited(each.gone), base=edited(each.base)) if each.gone else each
+        for base, each in state.since.items()
+    }
+    return msgspec.structs.replace(state, since=since)
+
+
 def _missing_references(
     candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict], after: Mapping[RowKey, RowState]
 ) -> dict[int, tuple[Error, ...]]:
     missing = {}
     for at, verdict in verdicts.items():
-        if verdict.write is None or not candidates[at].references:
+        candidate, write = candidates[at], verdict.write or verdict.buried
+        if write is None or not candidate.references:
             continue
-        written = candidates[at].values if verdict.write is AS_SENT else verdict.write.values
+        written = candidate.values if write is AS_SENT else write.values
         gone = [
-            name
-            for name, key in candidates[at].references
-            if name in written.fields and not after.get(key, NEVER).visible
+            name for name, key in candidate.references if name in written.fields and not after.get(key, NEVER).visible
         ]
         if gone:
             missing[at] = tuple(error("missing_reference", name) for name in gone)

@@ -98,11 +98,11 @@ SELECT count(*) FROM forgotten;
 
 -- name: forget_healed
 WITH old AS (
-    SELECT h.row_id, h.entity, h.field FROM sync_healed h WHERE h.at < now() - make_interval(days => %(days)s)
+    SELECT h.row_id, h.entity, h.field, h.rev FROM sync_healed h WHERE h.at < now() - make_interval(days => %(days)s)
     LIMIT %(rows)s FOR UPDATE SKIP LOCKED
 ), forgotten AS (
     DELETE FROM sync_healed h USING old
-    WHERE h.row_id = old.row_id AND h.entity = old.entity AND h.field = old.field RETURNING 1
+    WHERE h.row_id = old.row_id AND h.entity = old.entity AND h.field = old.field AND h.rev = old.rev RETURNING 1
 )
 SELECT count(*) FROM forgotten;
 

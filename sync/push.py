@@ -101,6 +101,7 @@ class Push:
     results: dict[int, Result] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     states: dict[RowKey, RowState] = field(default_factory=dict)
+    forks: Mapping[RowKey, core.Fork] = field(default_factory=dict)
     revs_before: dict[RowKey, int] = field(default_factory=dict)
     revs: dict[int, int] = field(default_factory=dict)
 
@@ -155,7 +156,7 @@ class Push:
         self.states = states_of(self.pusher, changed | {key for c in candidates for _, key in c.references})
         self.revs_before = {key: self.states.get(key, core.NEVER).rev for key in changed}
         _ = self.digests  # of what came, before any of it is meant for a row as restored
-        self.candidates = lost.rebased(self.candidates, fresh, self.states)
+        self.candidates, self.forks = lost.rebased(self.candidates, fresh, self.states)
         candidates = [self.candidates[at] for at in fresh if not self.candidates[at].errors]
         if self.may_try_again and sum(self.states[key].alive for key in changed & self.states.keys()) > locked:
             raise _Raced
@@ -183,7 +184,7 @@ class Push:
         """Write all units at once. Where the database refuses, halve; a unit that is refused alone is rejected."""
         failures: dict[int, tuple[Error, ...]] = {}
         while True:
-            verdicts, after = core.decide(self.candidates, units, self.states, failures)
+            verdicts, after = core.decide(self.candidates, units, self.states, failures, self.forks)
             try:
                 revs = self._write(verdicts, after)
             except _Refused as refused:
@@ -203,6 +204,7 @@ class Push:
                 continue
             self.verdicts |= verdicts
             self.states = after
+            self.forks = core.brought_back(self.candidates, verdicts, self.forks)
             self.revs |= revs
             return
 
@@ -297,7 +299,7 @@ class Push:
         self._store_results(fresh)
         came = {at: self.mutations[at] for at in fresh}
         if of_before := {at: m for at, m in came.items() if m.lost is not None or self.candidates[at].seen}:
-            lost.note(of_before, self.candidates, self.verdicts)
+            lost.note(of_before, self.candidates, self.verdicts, self.states)
         Conflict.objects.bulk_create(
             conflict_of(self.pusher.device, self._as_it_came(at), record, self.results[at].conflict)
             for at in fresh

@@ -120,10 +120,13 @@ def _asked(states: Mapping[RowKey, RowState], candidates: Iterable[Candidate]) -
     """
     asked: dict[tuple[RowKey, int], int] = {}
     for candidate in candidates:
-        state, op = states.get(candidate.key), candidate.mutation.op
-        if state is None or not state.known or (op == "create" and not state.alive):
+        state = states.get(candidate.key)
+        made = (
+            candidate.mutation.op == "create" and not candidate.mutation.lost
+        )  # of before a restore, it may be an edit
+        if state is None or not state.known or (made and not state.alive):
             continue
-        base = 0 if op == "create" else candidate.mutation.base or 0
-        if op == "create" or base != state.rev:
+        base = 0 if made else candidate.mutation.base or 0
+        if made or base != state.rev:
             asked[candidate.key, base] = min(candidate.seen, asked.get((candidate.key, base), candidate.seen))
     return asked

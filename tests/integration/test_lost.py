@@ -235,7 +235,7 @@ def test_lost_row_that_was_deleted_and_made_again_is_what_was_there_in_any_order
 
 
 @pytest.mark.protocol("R2")
-@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_lost_edit_that_had_brought_a_row_back_does_so_again(order: tuple[int, ...]) -> None:
     devices = [TestDevice() for _ in range(3)]
     row = create(first_name="Ana", title="old")
