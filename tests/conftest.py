@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from importlib import import_module
 
 import pytest
 from django.conf import settings as project
@@ -68,6 +69,11 @@ def _empty(_test: TransactionTestCase) -> None:
 
 
 TransactionTestCase._fixture_teardown = _empty  # type: ignore[attr-defined]
+
+
+def pytest_sessionstart() -> None:
+    """Limits that are read when a module is imported are read before any test changes them."""
+    import_module(project.ROOT_URLCONF)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

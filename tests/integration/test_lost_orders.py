@@ -12,7 +12,7 @@ from tests.integration.test_lost import Backup, lost
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SEEDS, DEVICES, STEPS = 60, 3, 7
+SEEDS, DEVICES, STEPS = 30, 3, 7
 # The second has a counter, and a row that was deleted stays so whoever edits it; that of the first comes back.
 FIELDS = {"contact": ("first_name", "title", "phone"), "product": ("name", "category")}
 COUNTER = "units_in_stock"
